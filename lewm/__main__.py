@@ -1,0 +1,5 @@
+"""`python -m lewm` is `lewm`."""
+
+from lewm.cli import main
+
+main()

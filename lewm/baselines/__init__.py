@@ -1,0 +1,16 @@
+"""What every result is measured against. Adding a baseline is one file and one row of `BASELINES`."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lewm.baselines.oracle import OracleConfig, OraclePolicy
+from lewm.baselines.random import RandomConfig, RandomPolicy
+from lewm.planning.policy import Policy
+
+BaselineConfig = RandomConfig | OracleConfig
+
+BASELINES: Mapping[str, Callable[[Any, int], Policy]] = {
+    "random": RandomPolicy,
+    "oracle": OraclePolicy,
+}
+"""Kind of method to (config, seed) -> policy."""

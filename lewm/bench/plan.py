@@ -1,0 +1,107 @@
+"""Milliseconds per plan over planners, budgets and batch sizes; the cost is the model's own."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from planners import PLANNERS, noise_table
+
+from lewm.checkpoint import load
+from lewm.config import load as load_config
+from lewm.cost_to_go import CostToGo
+from lewm.evaluate.timing import hardware, torch_threads
+from lewm.pipeline import pick_device
+from lewm.planning.agent import action_box
+from lewm.planning.costs import CostConfig, Situation, goal_cost
+from lewm.world_model import ModelFacts, WorldModel
+
+BUDGETS = ((32, 3, 2), (64, 3, 4), (300, 10, 5))
+"""Candidates, iterations, horizon."""
+BATCHES = (1, 10)
+WARMUP = 3
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """One planner at one budget."""
+
+    case: str
+    device: str
+    threads: int
+    model: str
+    batch: int
+    candidates: int
+    iterations: int
+    horizon: int
+    cost: str
+    ours_ms_p50: float
+    """Milliseconds per plan and problem, latents to actions."""
+    ours_ms_p95: float
+    hardware: str
+    torch: str
+
+
+def fresh_model(config: str) -> tuple[WorldModel, CostToGo]:
+    """Randomly initialised weights of a run's architecture; speed does not depend on the values."""
+    run = load_config(config)
+    size = int(run.settings.get("size", 64))
+    facts = ModelFacts(size, (-1.0, -1.0), (1.0, 1.0), (0.0, 0.0), (0.5, 0.5), (0.5,) * 3, (0.25,) * 3)
+    torch.manual_seed(0)
+    model = WorldModel(run.model, facts).eval()
+    return model, CostToGo(run.cost_to_go, model.latent_dim, model.tokens).eval()
+
+
+@torch.inference_mode()
+def time_plan(model: WorldModel, head: CostToGo | None, planner_name: str, budget: tuple[int, int, int], batch: int, cost: CostConfig, plans: int) -> tuple[float, float]:
+    """p50 and p95 milliseconds per plan and problem, noise drawing included, warm-up excluded."""
+    candidates, iterations, horizon = budget
+    planner = PLANNERS[planner_name](candidates=candidates, iterations=iterations, horizon=horizon)
+    generator = torch.Generator().manual_seed(0)
+    shape = (batch, 1, model.tokens, model.latent_dim)
+    latent, goal = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
+    situation = Situation(latent.to(model.device), torch.zeros(batch, 0, model.action_dim, device=model.device))
+    cost_fn = goal_cost(model, head, cost, situation, goal[:, 0].to(model.device))
+    box, times = action_box(model), []
+    for i in range(WARMUP + plans):
+        start = time.perf_counter()
+        noise = noise_table([(0, b, i) for b in range(batch)], planner, model.action_dim).to(model.device)
+        planner.plan(cost_fn, noise, box).action_BHA.cpu()
+        times.append(1000 * (time.perf_counter() - start) / batch)
+    p50, p95 = np.percentile(times[WARMUP:], [50, 95])
+    return float(p50), float(p95)
+
+
+def bench_plan(checkpoint: Path | None, config: str, threads: int, plans: int, device: str) -> list[BenchRow]:
+    """Every planner of the table at every budget and batch size, with latent-L2 and, where there is a head, cost-to-go."""
+    chosen = pick_device(device)
+    if checkpoint is not None:
+        loaded = load(checkpoint, str(chosen))
+        model, head, name = loaded.model, loaded.cost_to_go, str(checkpoint)
+    else:
+        model, head = fresh_model(config)
+        name = f"{config} (fresh weights)"
+        model.to(chosen), head.to(chosen)
+    costs = [CostConfig({"latent_l2": 1.0}, "terminal")] + ([CostConfig()] if head is not None else [])
+    rows = []
+    with torch_threads(threads):
+        for planner in PLANNERS:
+            for budget in BUDGETS:
+                for batch in BATCHES:
+                    for cost in costs:
+                        p50, p95 = time_plan(model, head, planner, budget, batch, cost, plans)
+                        rows.append(
+                            BenchRow(planner, chosen.type, threads, name, batch, *budget, cost.label, p50, p95, hardware(), torch.__version__)
+                        )
+    return rows
+
+
+def table(rows: list[BenchRow]) -> str:
+    """The rows as aligned text."""
+    lines = [f"{'planner':<8} {'batch':>5} {'budget':>10}  {'cost':<24} {'ms p50':>8} {'ms p95':>8}"]
+    for r in rows:
+        budget = f"{r.candidates}x{r.iterations}x{r.horizon}"
+        lines.append(f"{r.case:<8} {r.batch:>5} {budget:>10}  {r.cost:<24} {r.ours_ms_p50:>8.2f} {r.ours_ms_p95:>8.2f}")
+    lines.append(f"per plan and problem, latents to actions; {rows[0].threads} thread(s), {rows[0].hardware}, torch {rows[0].torch}")
+    return "\n".join(lines)

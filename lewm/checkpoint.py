@@ -1,0 +1,183 @@
+"""A checkpoint is a folder: `model.safetensors`, `config.json`, `README.md`. Loading executes nothing.
+
+`config.json` holds all that the weights alone do not say: architecture, frame skip, action and pixel statistics, the
+task and the renderer it saw. Trainer state lives elsewhere (`lewm.train`).
+"""
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lewm.cost_to_go import CostToGo, CostToGoConfig
+from lewm.schema import build
+from lewm.world_model import ModelConfig, ModelFacts, WorldModel
+
+FORMAT = "lewm-checkpoint"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model comes from: what it may be evaluated on, and with which pictures."""
+
+    task: str
+    """Task name, as in `envs.TASKS`."""
+    settings: dict[str, Any]
+    """Settings of the task the recordings were made with."""
+    renderer_fingerprint: str
+    """Hash of a canonical frame: other pictures than these are another world to the model."""
+    state_names: tuple[str, ...]
+    """Entries of the task's state."""
+    angle_names: tuple[str, ...]
+    """Which of them are angles."""
+    control_dt: float
+    """Seconds per environment step."""
+    held_out: float
+    """Share of the episodes that training did not see."""
+    seed: int
+    """Training seed; with `held_out` it decides which episodes those are."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded model with everything needed to plan with it."""
+
+    model: WorldModel
+    cost_to_go: CostToGo | None
+    origin: Origin
+    path: Path
+
+
+@dataclass(frozen=True)
+class _Header:
+    """`config.json`."""
+
+    format: str
+    version: int
+    model: ModelConfig
+    facts: ModelFacts
+    origin: Origin
+    cost_to_go: CostToGoConfig | None
+    lewm_version: str
+    training: dict[str, Any]
+
+
+def save_checkpoint(
+    path: Path,
+    model: WorldModel,
+    cost_to_go: CostToGo | None,
+    origin: Origin,
+    training: dict[str, Any],
+    card: str = "",
+) -> None:
+    """Write the folder whole: it appears under its name only when it is complete. Replaces an older one."""
+    from lewm import __version__
+
+    partial = path.with_name(path.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": asdict(model.config),
+        "facts": asdict(model.facts),
+        "origin": asdict(origin),
+        "cost_to_go": asdict(cost_to_go.config) if cost_to_go else None,
+        "lewm_version": __version__,
+        "training": training,
+    }
+    parts: dict[str, nn.Module] = {"model": model} | ({"cost_to_go": cost_to_go} if cost_to_go else {})
+    tensors = {f"{name}.{k}": v.contiguous().cpu() for name, part in parts.items() for k, v in part.state_dict().items()}
+    save_file(tensors, partial / "model.safetensors")
+    (partial / "config.json").write_text(json.dumps(header, indent=2) + "\n")
+    (partial / "README.md").write_text(card or _card(header, model))
+    if path.exists():
+        retired = path.with_name(path.name + ".old")
+        shutil.rmtree(retired, ignore_errors=True)
+        os.replace(path, retired)
+        os.replace(partial, path)
+        shutil.rmtree(retired)
+    else:
+        os.replace(partial, path)
+
+
+def load(path: str | Path, device: str = "cpu") -> Checkpoint:
+    """Load a checkpoint folder for inference, on `device`.
+
+    Needs neither the recordings nor a configuration file. Raises FileNotFoundError when a part is missing and
+    ValueError naming the first key, shape or version that does not fit.
+    """
+    folder = Path(path)
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder / name} is missing: {folder} is not a lewm checkpoint (it holds config.json and "
+                "model.safetensors); pass the folder that `lewm train` wrote"
+            )
+    header = _read_header(folder / "config.json")
+    try:
+        tensors = load_file(folder / "model.safetensors")
+    except SafetensorError as error:
+        raise ValueError(f"{folder / 'model.safetensors'} cannot be read ({error}): copy the checkpoint again") from error
+    model = WorldModel(header.model, header.facts)
+    parts: dict[str, nn.Module] = {"model": model}
+    head = CostToGo(header.cost_to_go, model.latent_dim, model.tokens) if header.cost_to_go else None
+    if head is not None:
+        parts["cost_to_go"] = head
+    _load_strictly(parts, tensors, folder / "model.safetensors")
+    for part in parts.values():
+        part.to(device).eval().requires_grad_(False)
+    return Checkpoint(model, head, header.origin, folder)
+
+
+def _read_header(path: Path) -> _Header:
+    try:
+        raw = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}): copy the checkpoint again") from error
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+        raise ValueError(f"{path}: format must be {FORMAT!r}; this is not a lewm checkpoint")
+    if raw.get("version") != VERSION:
+        raise ValueError(f"{path}: format version {raw.get('version')} is not {VERSION}; use the lewm that wrote it")
+    return build(_Header, raw, str(path))
+
+
+def _load_strictly(parts: dict[str, nn.Module], tensors: dict[str, Tensor], path: Path) -> None:
+    wanted = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
+    if missing := sorted(wanted.keys() - tensors.keys()):
+        raise ValueError(f"{path}: tensor {missing[0]} is missing ({len(missing)} in all): config.json describes more")
+    if extra := sorted(tensors.keys() - wanted.keys()):
+        raise ValueError(f"{path}: tensor {extra[0]} is not part of the model config.json describes ({len(extra)} in all)")
+    for key, value in wanted.items():
+        if tensors[key].shape != value.shape:
+            raise ValueError(f"{path}: {key} has shape {tuple(tensors[key].shape)}; the model needs {tuple(value.shape)}")
+    for name, part in parts.items():
+        part.load_state_dict({k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")})
+
+
+def _card(header: dict[str, Any], model: WorldModel) -> str:
+    """A model card: what it is, what it saw, how to load it."""
+    origin, config = header["origin"], header["model"]
+    count = sum(p.numel() for p in model.parameters())
+    head = "with" if header["cost_to_go"] else "without"
+    return f"""# lewm world model: {origin["task"]}
+
+{config["encoder"]["name"]} encoder, {config["predictor"]["name"]} predictor, {count:,} parameters, {model.tokens} token(s)
+of width {model.latent_dim} per frame, {head} a cost-to-go head. One prediction spans {config["frame_skip"]} actions.
+
+- pictures: {header["facts"]["size"]} x {header["facts"]["size"]}, {config["frame_stack"]} stacked, task settings `{json.dumps(origin["settings"])}`
+- training: `{json.dumps(header["training"])}`
+- written by lewm {header["lewm_version"]}
+
+```python
+import lewm
+agent = lewm.Agent.load("{Path(".").name or "checkpoint"}")
+```
+"""

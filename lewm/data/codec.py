@@ -1,0 +1,40 @@
+"""Encoding of single frames: png and webp are lossless, jpeg is lossy and used only when asked for."""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Codec = Literal["raw", "png", "jpeg", "webp"]
+JPEG_QUALITY = 95
+WEBP_LOSSLESS = 101  # OpenCV: any quality above 100 means lossless
+
+
+def encode_frame(frame_YXC: NDArray[np.uint8], codec: Codec) -> NDArray[np.uint8]:
+    """Bytes of one RGB uint8 frame (Y, X, 3) in the codec."""
+    import cv2
+
+    options = {
+        "png": (".png", []),
+        "jpeg": (".jpg", [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]),
+        "webp": (".webp", [cv2.IMWRITE_WEBP_QUALITY, WEBP_LOSSLESS]),
+    }
+    if codec not in options:
+        raise ValueError(f"codec {codec!r} does not encode frames: choose one of {list(options)}")
+    suffix, parameters = options[codec]
+    done, encoded = cv2.imencode(suffix, cv2.cvtColor(frame_YXC, cv2.COLOR_RGB2BGR), parameters)
+    if not done:
+        raise RuntimeError(f"OpenCV could not encode a frame of shape {frame_YXC.shape} as {codec}: use codec raw")
+    return encoded.reshape(-1)
+
+
+def decode_frame(encoded: NDArray[np.uint8], out_YXC: NDArray[np.uint8]) -> None:
+    """Decode one frame into `out_YXC` (RGB uint8); ValueError when it is damaged or of another size."""
+    import cv2
+
+    frame = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+    if frame is None:
+        raise ValueError("cannot be decoded")
+    if frame.shape != out_YXC.shape:
+        raise ValueError(f"has shape {frame.shape}, meta.json says {out_YXC.shape}")
+    cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=out_YXC)

@@ -1,0 +1,68 @@
+"""Data parallelism in four functions: who am I, sum a tensor (with gradient), average gradients, set up.
+
+Every statistic that must be exact over the global batch (SIGReg, BatchNorm) goes through `sum_over_ranks`.
+torch's own `distributed.nn.all_reduce` is deprecated and its successor cannot differentiate an average, so the sum is
+taken here and the division by the world size is written where it happens.
+"""
+
+import os
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def world_size() -> int:
+    """Number of data-parallel processes; 1 without torchrun."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's index in [0, world_size)."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """y = sum over ranks of x. Every rank's loss depends on every rank's x, so the gradient is summed as well."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+        y = x.contiguous().clone()
+        dist.all_reduce(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> Tensor:
+        grad = grads[0].contiguous().clone()
+        dist.all_reduce(grad)
+        return grad
+
+
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """Sum `x` (any shape, the same on every rank) over all processes, differentiably; `x` itself with one process.
+
+    With gradients averaged over ranks afterwards (`average_gradients`), a loss built from the sums has exactly the
+    gradient of the same loss computed by one process on the concatenated batch.
+    """
+    if world_size() == 1:
+        return x
+    summed: Tensor = _SumOverRanks.apply(x)
+    return summed
+
+
+def average_gradients(module: nn.Module) -> None:
+    """Replace every gradient by its mean over ranks, in one flat all-reduce."""
+    if world_size() == 1:
+        return
+    grads = [p.grad for p in module.parameters() if p.grad is not None]
+    flat = torch.cat([g.reshape(-1) for g in grads])
+    dist.all_reduce(flat)
+    flat /= world_size()
+    for grad, mean in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+        grad.copy_(mean.view_as(grad))
+
+
+def init_from_env(device: torch.device) -> None:
+    """Join the process group that torchrun describes in the environment; do nothing outside torchrun."""
+    if "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")

@@ -1,0 +1,129 @@
+"""Evaluation: goal sets x methods -> manifests, outcomes, result rows. Half-done runs continue."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+from lewm.baselines import OracleConfig, RandomConfig
+from lewm.checkpoint import Checkpoint
+from lewm.data.store import Store, split_episodes
+from lewm.evaluate.manifest import GoalSet, Manifest, load_manifest, make_manifest, save_manifest
+from lewm.evaluate.methods import MethodConfig, PlanConfig, labels, make_policy
+from lewm.evaluate.results import ResultRow
+from lewm.evaluate.runner import Outcome, run_manifest
+from lewm.evaluate.statistics import wilson
+from lewm.evaluate.timing import hardware, time_plans
+from lewm.progress import Stage
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """What is measured."""
+
+    goals: tuple[GoalSet, ...] = (GoalSet("ahead_25"),)
+    """Sets of start and goal pairs."""
+    methods: tuple[MethodConfig, ...] = field(
+        default_factory=lambda: (PlanConfig(), RandomConfig(), OracleConfig())
+    )
+    """Planners and baselines; `random` and `oracle` belong in every table."""
+    seed: int = 0
+    """Decides the pairs and every method's noise."""
+    batch: int = 50
+    """Problems that run side by side; never changes an outcome."""
+    timed_plans: int = 50
+    """Plans timed per method, one problem at a time."""
+    threads: int = 1
+    """Torch threads while timing."""
+
+    def __post_init__(self) -> None:
+        for what, names in (("goals", [g.name for g in self.goals]), ("methods", [m.name for m in self.methods])):
+            if len(set(names)) != len(names):
+                raise ValueError(f"evaluate.{what}: two are called {max(names, key=names.count)!r}; give each its own name")
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One method on one goal set: the row and every outcome behind it."""
+
+    row: ResultRow
+    manifest: Manifest
+    method: MethodConfig
+    outcomes: tuple[Outcome, ...]
+
+
+def held_out_manifests(config: EvaluateConfig, store: Store, checkpoint: Checkpoint, out: Path) -> list[Manifest]:
+    """The manifests of all goal sets, from the episodes the checkpoint did not see; saved and reused in `out`."""
+    _, held_out = split_episodes(store.num_episodes, checkpoint.origin.held_out, checkpoint.origin.seed)
+    manifests = []
+    for goals in config.goals:
+        path = out / f"manifest_{goals.name}.json"
+        if path.exists():
+            manifest = load_manifest(path)
+            if manifest.goals != goals or manifest.seed != config.seed:
+                raise ValueError(f"{path} holds another goal set or seed: choose another --out, or delete it")
+        else:
+            manifest = make_manifest(goals, store, held_out, config.seed)
+            save_manifest(manifest, path)
+        manifests.append(manifest)
+    return manifests
+
+
+def _key(method: MethodConfig, manifest: Manifest, checkpoint: Checkpoint | None, seed: int) -> str:
+    """What an outcome depends on; a log written for anything else is not continued."""
+    weights = ""
+    if isinstance(method, PlanConfig) and checkpoint is not None:
+        weights = hashlib.sha256((checkpoint.path / "model.safetensors").read_bytes()).hexdigest()
+    text = json.dumps([asdict(method), asdict(manifest), weights, seed], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def evaluate(
+    config: EvaluateConfig,
+    manifests: Sequence[Manifest],
+    checkpoint: Checkpoint | None,
+    out: Path,
+    quiet: bool = False,
+) -> list[Evaluated]:
+    """Run every method on every manifest; outcomes are logged in `out` as they come and reused by the next call."""
+    results = []
+    for manifest in manifests:
+        for method in config.methods:
+            policy = make_policy(method, checkpoint, config.seed)
+            log = out / "outcomes" / f"{manifest.goals.name}.{method.name}.jsonl"
+            with Stage(f"{manifest.goals.name} {method.name}"[:28], len(manifest.problems), "goals", quiet) as stage:
+
+                def report(count: int, solved: int, stage: Stage = stage) -> None:
+                    stage.update(count, solved=str(solved))
+
+                key = _key(method, manifest, checkpoint, config.seed)
+                outcomes = run_manifest(policy, manifest, log, key, config.batch, report)
+                stage.done = len(outcomes)
+            times = time_plans(policy, manifest, config.timed_plans, config.threads)
+            n, successes = len(outcomes), sum(o.success for o in outcomes)
+            low, high = wilson(successes, n)
+            device = checkpoint.model.device.type if checkpoint and isinstance(method, PlanConfig) else "cpu"
+            row = ResultRow(
+                task=manifest.task,
+                goals=manifest.goals.name,
+                **asdict(labels(method)),
+                budget=manifest.goals.budget,
+                n=n,
+                successes=successes,
+                success=successes / n,
+                low=low,
+                high=high,
+                plan_ms_p50=times.plan_ms_p50,
+                plan_ms_p95=times.plan_ms_p95,
+                encode_ms_p50=times.encode_ms_p50,
+                threads=config.threads,
+                device=device,
+                seed=config.seed,
+                hardware=hardware(),
+                torch=torch.__version__,
+            )
+            results.append(Evaluated(row, manifest, method, tuple(outcomes)))
+    return results

@@ -1,0 +1,144 @@
+"""A manifest: the exact start and goal states of an evaluation, as a file that anybody can rerun.
+
+Pairs come from held-out episodes. Pairs that are solved at the start are left out, and how many were is recorded.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import envs
+import numpy as np
+
+from lewm.data.store import Store
+from lewm.schema import build, read_json
+
+PAST_FRAMES = 10
+"""Recorded states kept before each start, so that a model with stacked frames starts with what it would have seen."""
+
+
+@dataclass(frozen=True)
+class GoalSet:
+    """Which start and goal pairs to draw."""
+
+    name: str
+    """Name in tables and file names."""
+    goal: Literal["ahead", "across", "elsewhere"] = "ahead"
+    """ahead: `offset` steps later in the same episode. across: later in the same episode, in another region of the
+    task (the other room). elsewhere: a frame of another held-out episode."""
+    offset: int = 25
+    """Environment steps from start to goal (goal ahead)."""
+    budget: int = 50
+    """Environment steps the agent may take."""
+    count: int = 200
+    """Number of pairs."""
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or self.budget < 1 or self.offset < 1:
+            raise ValueError(f"goals {self.name}: count, budget and offset must be at least 1")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One start and one goal."""
+
+    episode: int
+    """Recorded episode the start comes from."""
+    start: int
+    """Its frame."""
+    goal_episode: int
+    """Recorded episode the goal comes from."""
+    goal: int
+    """Its frame."""
+    start_state: tuple[float, ...]
+    goal_state: tuple[float, ...]
+    past_states: tuple[tuple[float, ...], ...]
+    """Recorded states just before the start, oldest first."""
+    distance: float
+    """The task's own distance from start to goal."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that defines an evaluation except the method."""
+
+    task: str
+    settings: dict[str, Any]
+    goals: GoalSet
+    seed: int
+    solved_at_start: int
+    """Drawn pairs that were left out because the start already met the goal."""
+    problems: tuple[Problem, ...]
+
+
+def save_manifest(manifest: Manifest, path: Path) -> None:
+    """Write a manifest as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(asdict(manifest)) + "\n")
+    partial.replace(path)
+
+
+def load_manifest(path: Path) -> Manifest:
+    """Read a manifest; raises ValueError naming the file and the key that does not fit."""
+    return build(Manifest, read_json(path), str(path))
+
+
+def _goal_frame(
+    rng: np.random.Generator, goals: GoalSet, env: envs.GoalEnv, store: Store, held: np.ndarray
+) -> tuple[int, int, int, int] | None:
+    """One candidate (episode, start, goal episode, goal), or None when the draw does not fit the goal set."""
+    episode = int(rng.choice(held))
+    states = store.states(episode)
+    start = int(rng.integers(len(states)))
+    if goals.goal == "ahead":
+        goal = start + goals.offset
+        return (episode, start, episode, goal) if goal < len(states) else None
+    if goals.goal == "across":
+        goal = int(rng.integers(len(states)))
+        reached = start < goal <= start + goals.budget
+        crosses = env.region(states[start]) != env.region(states[goal])
+        return (episode, start, episode, goal) if reached and crosses else None
+    other = int(rng.choice(held))
+    return (episode, start, other, int(rng.integers(len(store.states(other))))) if other != episode else None
+
+
+def make_manifest(goals: GoalSet, store: Store, held_out: np.ndarray, seed: int) -> Manifest:
+    """Draw `goals.count` pairs from the held-out episodes; the same seed gives the same pairs.
+
+    Raises ValueError when the recordings cannot provide them.
+    """
+    env = envs.make(store.meta.task, **store.meta.settings)
+    rng = np.random.default_rng((seed, goals.offset, goals.budget, len(goals.name)))
+    problems: list[Problem] = []
+    seen: set[tuple[int, int, int, int]] = set()
+    solved = 0
+    for _ in range(1000 * goals.count):
+        pair = _goal_frame(rng, goals, env, store, held_out)
+        if pair is None or pair in seen:
+            continue
+        seen.add(pair)
+        episode, start, goal_episode, goal = pair
+        states = store.states(episode)
+        start_state, goal_state = states[start], store.states(goal_episode)[goal]
+        if bool(env.is_success(start_state, goal_state)):
+            solved += 1
+            continue
+        past = states[max(0, start - PAST_FRAMES) : start]
+        problems.append(
+            Problem(
+                *pair,
+                start_state=tuple(start_state.tolist()),
+                goal_state=tuple(goal_state.tolist()),
+                past_states=tuple(tuple(s) for s in past.tolist()),
+                distance=float(env.distance(start_state, goal_state)),
+            )
+        )
+        if len(problems) == goals.count:
+            env.close()
+            return Manifest(store.meta.task, dict(store.meta.settings), goals, seed, solved, tuple(problems))
+    raise ValueError(
+        f"goals {goals.name}: only {len(problems)} of {goals.count} pairs found in {len(held_out)} held-out episodes; "
+        "record more or longer episodes, or lower count, offset or budget"
+    )

@@ -1,0 +1,80 @@
+"""Rows of a results table and the file they live in."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lewm.schema import SchemaError, build, read_json
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One method on one goal set."""
+
+    task: str
+    goals: str
+    method: str
+    planner: str
+    cost: str
+    candidates: int
+    iterations: int
+    horizon: int
+    replan_every: int
+    """Blocks executed per plan."""
+    budget: int
+    """Environment steps allowed."""
+    n: int
+    successes: int
+    success: float
+    low: float
+    """Wilson 95 % interval."""
+    high: float
+    plan_ms_p50: float
+    """Milliseconds per plan, one problem at a time, encoder included, warm-up excluded."""
+    plan_ms_p95: float
+    encode_ms_p50: float
+    threads: int
+    device: str
+    seed: int
+    hardware: str
+    torch: str
+
+
+def save_results(rows: Sequence[ResultRow], path: Path) -> None:
+    """Write rows as a JSON list."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    partial.replace(path)
+
+
+def load_results(path: Path) -> list[ResultRow]:
+    """Read rows; raises ValueError naming the file and what does not fit."""
+    rows = read_json(path)
+    if not isinstance(rows, list):
+        raise SchemaError(f"{path} must hold a list of rows; evaluate again")
+    return [build(ResultRow, row, str(path), f"row {i}") for i, row in enumerate(rows)]
+
+
+def table(rows: Sequence[ResultRow]) -> str:
+    """The rows as aligned text."""
+    header = ("goals", "method", "planner", "success", "95 % interval", "n", "ms/plan p50", "p95", "encoder")
+    lines = [header]
+    for row in rows:
+        search = f"{row.planner} {row.candidates}x{row.iterations}x{row.horizon}" if row.candidates else "-"
+        lines.append(
+            (
+                row.goals,
+                row.method,
+                search,
+                f"{100 * row.success:.1f} %",
+                f"{100 * row.low:.1f} - {100 * row.high:.1f}",
+                str(row.n),
+                f"{row.plan_ms_p50:.2f}",
+                f"{row.plan_ms_p95:.2f}",
+                f"{row.encode_ms_p50:.2f}",
+            )
+        )
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)

@@ -1,0 +1,120 @@
+"""Runs a policy on the problems of a manifest, many at once, and records what happened.
+
+Success is first hit: the goal counts as reached when any environment step within the budget meets the task's own test.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import envs
+import numpy as np
+
+from lewm.evaluate.manifest import Manifest
+from lewm.planning.policy import Policy, Start
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What happened on one problem."""
+
+    problem: int
+    """Index in the manifest."""
+    success: bool
+    steps: int
+    """Environment steps until the first hit, or the budget."""
+    closest: float
+    """Smallest distance to the goal on the way (the task's own distance)."""
+    final: float
+    """Distance to the goal at the end."""
+
+
+Observer = Callable[[int, Sequence[envs.GoalEnv], np.ndarray], None]
+"""Called after every environment step with (step, envs, active): how the report watches an episode."""
+
+
+def run_batch(
+    policy: Policy, manifest: Manifest, indices: Sequence[int], observe: Observer | None = None
+) -> list[Outcome]:
+    """Run the problems `indices` side by side until each is solved or its budget is spent."""
+    problems = [manifest.problems[i] for i in indices]
+    tasks = [envs.make(manifest.task, **manifest.settings) for _ in problems]
+    goals = np.array([p.goal_state for p in problems])
+    for task, problem in zip(tasks, problems, strict=True):
+        task.set_state(np.array(problem.start_state))
+    policy.start(
+        [
+            Start(index, task, np.array(p.goal_state), np.array(p.past_states))
+            for index, task, p in zip(indices, tasks, problems, strict=True)
+        ]
+    )
+    active = np.ones(len(problems), bool)
+    steps = np.full(len(problems), manifest.goals.budget)
+    closest = np.array([p.distance for p in problems])
+    final = closest.copy()
+    for step in range(manifest.goals.budget):
+        pixels = np.stack([task.render() for task in tasks]) if policy.needs_frame else None
+        actions = policy.act(pixels, active)
+        for row in np.flatnonzero(active):
+            task = tasks[row]
+            task.advance(actions[row])
+            final[row] = float(task.distance(task.state, goals[row]))
+            closest[row] = min(closest[row], final[row])
+            if bool(task.is_success(task.state, goals[row])):
+                active[row], steps[row] = False, step + 1
+        if observe is not None:
+            observe(step, tasks, active)
+        if not active.any():
+            break
+    for task in tasks:
+        task.close()
+    return [
+        Outcome(int(i), bool(not active[row]), int(steps[row]), float(closest[row]), float(final[row]))
+        for row, i in enumerate(indices)
+    ]
+
+
+def run_manifest(
+    policy: Policy,
+    manifest: Manifest,
+    log: Path,
+    key: str,
+    batch: int = 50,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Outcome]:
+    """Run every problem of a manifest, `batch` at a time, writing each outcome to `log` (JSON lines).
+
+    A log of the same `key` (method, checkpoint and manifest) is continued; one of another key is replaced.
+    """
+    done = _read_log(log, key)
+    todo = [i for i in range(len(manifest.problems)) if i not in done]
+    if not done:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(json.dumps({"key": key}) + "\n")
+    for first in range(0, len(todo), batch):
+        outcomes = run_batch(policy, manifest, todo[first : first + batch])
+        with log.open("a") as file:
+            file.writelines(json.dumps(asdict(outcome)) + "\n" for outcome in outcomes)
+        done |= {outcome.problem: outcome for outcome in outcomes}
+        if progress is not None:
+            progress(len(outcomes), sum(o.success for o in done.values()))
+    return [done[i] for i in range(len(manifest.problems))]
+
+
+def _read_log(log: Path, key: str) -> dict[int, Outcome]:
+    """Outcomes of an earlier run with the same key; a last line cut off by a kill is dropped."""
+    if not log.exists():
+        return {}
+    lines = log.read_text().splitlines()
+    if not lines or json.loads(lines[0]).get("key") != key:
+        return {}
+    outcomes = {}
+    for line in lines[1:]:
+        if line.endswith("}"):
+            outcome = Outcome(**json.loads(line))
+            outcomes[outcome.problem] = outcome
+    if len(outcomes) != len(lines) - 1:
+        kept = [lines[0], *(json.dumps(asdict(o)) for o in outcomes.values())]
+        log.write_text("".join(f"{line}\n" for line in kept))
+    return outcomes

@@ -1,0 +1,1 @@
+"""Networks: encoders turn pixels into latent tokens, predictors move latent tokens one action block ahead."""

@@ -1,0 +1,124 @@
+"""The story in order: record, train, fit the cost-to-go, evaluate, report. Each stage reads what the last one saved.
+
+Every function may be called again after a kill: finished work is found and kept.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from lewm import __version__, distributed
+from lewm.checkpoint import Checkpoint, Origin, load, save_checkpoint
+from lewm.config import RunConfig, dump
+from lewm.cost_to_go import CostToGoConfig, train_cost_to_go
+from lewm.data.collect import collect
+from lewm.data.store import Store
+from lewm.evaluate.evaluate import EvaluateConfig, Evaluated, evaluate, held_out_manifests
+from lewm.evaluate.manifest import Manifest
+from lewm.evaluate.results import save_results
+from lewm.progress import Stage
+from lewm.train import train
+
+
+def git_revision() -> str:
+    """The commit this code stands at, with `+` when files differ from it; `unknown` outside a checkout."""
+    root = Path(__file__).parent.parent
+    try:
+        show = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+        return subprocess.run(show, capture_output=True, text=True, check=True).stdout.strip() or "unknown"
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU. Raises ValueError for a device this machine lacks."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device {name}: torch sees no CUDA device here; use --device cpu, or see `lewm doctor`")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--device {name} is unknown to torch; use auto, cpu, cuda or cuda:0") from error
+
+
+def save_run(run: RunConfig, out: Path) -> None:
+    """Keep the resolved configuration, the command and the code's revision beside what they made."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.yaml").write_text(dump(run))
+    facts = {"command": [Path(sys.argv[0]).name, *sys.argv[1:]], "git": git_revision(), "lewm": __version__}
+    (out / "run.json").write_text(json.dumps(facts | {"torch": torch.__version__}, indent=1) + "\n")
+
+
+def record(run: RunConfig, out: Path, processes: int, quiet: bool = False) -> Store:
+    """Record the rollouts of a run into `out`."""
+    with Stage("record", run.collect.episodes, "episodes", quiet) as stage:
+
+        def report(done: int, total: int) -> None:
+            stage.update(done - stage.done)
+
+        return collect(run.collect, run.task, run.settings, out, processes, report)
+
+
+def fit(run: RunConfig, store: Store, out: Path, device: torch.device, quiet: bool = False) -> Path:
+    """Train the world model, then its cost-to-go; returns the checkpoint folder `out/checkpoint`."""
+    save_run(run, out)
+    model = train(run.model, run.objective, run.train, store, out / "train", device, quiet)
+    path = out / "checkpoint"
+    if distributed.rank() > 0:
+        return path
+    head = None
+    if run.cost_to_go.steps > 0:
+        held_out, seed = run.train.held_out, run.train.seed
+        model.requires_grad_(False)
+        head = train_cost_to_go(model, run.cost_to_go, store, out / "train", held_out, seed, quiet)
+    training = {"objective": asdict(run.objective), "train": asdict(run.train), "git": git_revision()}
+    save_checkpoint(path, model, head, origin(run, store), training)
+    return path
+
+
+def origin(run: RunConfig, store: Store) -> Origin:
+    """What the checkpoint remembers of its recordings."""
+    meta = store.meta
+    return Origin(
+        task=meta.task,
+        settings=dict(meta.settings),
+        renderer_fingerprint=meta.provenance.renderer,
+        state_names=tuple(meta.state_names),
+        angle_names=tuple(meta.angle_names),
+        control_dt=meta.control_dt,
+        held_out=run.train.held_out,
+        seed=run.train.seed,
+    )
+
+
+def refit_cost_to_go(path: Path, config: CostToGoConfig, store: Store, out: Path, device: str) -> Path:
+    """Give a trained checkpoint a (new) cost-to-go head; writes `out/checkpoint`."""
+    checkpoint = load(path, device)
+    origin = checkpoint.origin
+    head = train_cost_to_go(checkpoint.model, config, store, out / "train", origin.held_out, origin.seed)
+    training = json.loads((path / "config.json").read_text())["training"]
+    save_checkpoint(out / "checkpoint", checkpoint.model, head, origin, training | {"cost_to_go": asdict(config)})
+    return out / "checkpoint"
+
+
+def measure(
+    config: EvaluateConfig, checkpoint: Checkpoint, store: Store, out: Path, quiet: bool = False
+) -> list[Evaluated]:
+    """Evaluate on held-out goals; manifests, outcomes and `results.json` go to `out`."""
+    manifests = held_out_manifests(config, store, checkpoint, out / "evaluation")
+    return measure_manifests(config, checkpoint, manifests, out, quiet)
+
+
+def measure_manifests(
+    config: EvaluateConfig, checkpoint: Checkpoint, manifests: Sequence[Manifest], out: Path, quiet: bool = False
+) -> list[Evaluated]:
+    """Evaluate on given manifests; outcomes and `results.json` go to `out`."""
+    evaluated = evaluate(config, manifests, checkpoint, out / "evaluation", quiet)
+    save_results([e.row for e in evaluated], out / "results.json")
+    return evaluated

@@ -1,0 +1,224 @@
+"""The agent: frames in, actions out. Encodes, plans every few blocks, executes in between, keeps its own memory.
+
+Works on one problem or on a batch; a problem's actions never depend on its neighbours (noise is keyed by episode).
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from planners import PLANNERS, ActionBox, Plan, Planner, noise_table, shift
+from torch import Tensor
+
+from lewm.checkpoint import Checkpoint, load
+from lewm.planning.costs import CostConfig, Situation, goal_cost
+from lewm.world_model import WorldModel
+
+
+@dataclass(frozen=True)
+class Replan:
+    """What one act of planning saw and decided; kept for timing and for the report."""
+
+    step: int
+    """Environment step at which it happened."""
+    plan: Plan
+    """The planner's answer for the problems in `rows`."""
+    situation: Situation
+    """What it started from."""
+    rows: np.ndarray
+    """Which problems of the batch planned."""
+    encode_ms: float
+    """Milliseconds to stack and encode the frames."""
+    plan_ms: float
+    """Milliseconds from latents to action."""
+
+
+def action_box(model: WorldModel) -> ActionBox:
+    """The space to search: raw action blocks inside the recorded bounds, spread like the recorded actions."""
+    facts, skip = model.facts, model.config.frame_skip
+    low, high = torch.tensor(facts.action_low).repeat(skip), torch.tensor(facts.action_high).repeat(skip)
+    mean, std = torch.tensor(facts.action_mean).repeat(skip), torch.tensor(facts.action_std).repeat(skip)
+    return ActionBox(low, high, mean, std.clamp(min=1e-3)).to(model.device)
+
+
+def as_frames(pixels: np.ndarray, size: int, what: str) -> np.ndarray:
+    """Check one frame (Y, X, 3) or a batch of them (B, Y, X, 3); always returns the batch."""
+    frames = np.asarray(pixels)
+    frames = frames[None] if frames.ndim == 3 else frames
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != (size, size, 3):
+        raise ValueError(
+            f"{what} is {np.asarray(pixels).dtype} of shape {np.asarray(pixels).shape}; this model sees uint8 colour "
+            f"pictures of shape ({size}, {size}, 3), or a batch of them"
+        )
+    return frames
+
+
+class Agent:
+    """Plans to a goal image with a world model, in latent space, with a receding horizon.
+
+    `reset(goal)` once per episode, then `act(pixels)` once per environment step. With a batch of goals, `act` takes
+    and returns batches. Every `replan_every` blocks it encodes the latest frames and plans; in between it executes.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        planner: Planner,
+        cost: CostConfig,
+        replan_every: int = 1,
+        history: int = 1,
+        seed: int = 0,
+    ) -> None:
+        if not 1 <= replan_every <= planner.horizon:
+            raise ValueError(f"replan_every is {replan_every}; it must lie in 1..{planner.horizon}, the planner's horizon")
+        self.model, self.head = checkpoint.model, checkpoint.cost_to_go
+        if "cost_to_go" in cost.terms and self.head is None:
+            raise ValueError(f"cost cost_to_go: {checkpoint.path} has no cost-to-go head; use latent_l2 or train one")
+        if not 1 <= history <= self.model.context:
+            raise ValueError(f"history is {history}; this model's predictor can see 1..{self.model.context} frames")
+        self.checkpoint, self.planner, self.cost = checkpoint, planner, cost
+        self.replan_every, self.history, self.seed = replan_every, history, seed
+        self.box = action_box(self.model)
+        self.skip, self.size = self.model.config.frame_skip, self.model.facts.size
+        self.goal_BKD: Tensor | None = None
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        planner: str | Planner = "cem",
+        cost: str | CostConfig | None = None,
+        replan_every: int = 1,
+        history: int = 1,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> "Agent":
+        """An agent from a checkpoint folder.
+
+        planner: a name of `planners.PLANNERS` or a configured planner. cost: a name, a CostConfig, or None for
+        cost_to_go where the checkpoint has one and latent_l2 where it has not.
+        """
+        checkpoint = load(path, device)
+        if isinstance(planner, str):
+            if planner not in PLANNERS:
+                raise ValueError(f"no planner is called {planner!r}; there are {', '.join(PLANNERS)}")
+            planner = PLANNERS[planner]()
+        if cost is None:
+            cost = "cost_to_go" if checkpoint.cost_to_go else "latent_l2"
+        if isinstance(cost, str):
+            cost = CostConfig({cost: 1.0})
+        return cls(checkpoint, planner, cost, replan_every, history, seed)
+
+    @torch.inference_mode()
+    def reset(
+        self, goal: np.ndarray, episodes: Sequence[int] | None = None, past: Sequence[np.ndarray] = ()
+    ) -> None:
+        """Start episodes towards a goal picture (Y, X, 3) or a batch of them (B, Y, X, 3), uint8.
+
+        episodes: one number per problem, for its private noise (default 0, 1, ...). past: frames seen before the
+        first `act`, oldest first, one environment step apart, each shaped like the goal.
+        """
+        goals = as_frames(goal, self.size, "the goal")
+        self.single = np.asarray(goal).ndim == 3
+        self.episodes = list(range(len(goals))) if episodes is None else list(episodes)
+        if len(self.episodes) != len(goals):
+            raise ValueError(f"{len(goals)} goals, but {len(self.episodes)} episode numbers")
+        self.step = 0
+        self.frames = {i - len(past): as_frames(frame, self.size, "a past frame") for i, frame in enumerate(past)}
+        self.blocks: list[np.ndarray] = []
+        self.warm_BHA: Tensor | None = None
+        self.last: Replan | None = None
+        self.goal_BKD = self.encode_stacks([goals] * self.model.config.frame_stack)
+
+    def encode_stacks(self, frames: Sequence[np.ndarray]) -> Tensor:
+        """Encode one stack of frames (oldest first, each (B, Y, X, 3)) to latent_BKD."""
+        stacked = np.concatenate(frames, -1)
+        pixels = torch.from_numpy(stacked).to(self.model.device).permute(0, 3, 1, 2)
+        return self.model.encode(pixels[:, None])[:, 0]
+
+    def _frame_times(self, now: int) -> list[int]:
+        """Steps of the frames that a plan made at step `now` looks at: per seen frame, its stack, oldest first."""
+        config = self.model.config
+        seen = [now - block * self.skip for block in reversed(range(min(self.history, now // self.skip + 1)))]
+        stack = [-age * config.stack_stride for age in reversed(range(config.frame_stack))]
+        return [time + offset for time in seen for offset in stack]
+
+    @property
+    def needs_frame(self) -> bool:
+        """Whether the next `act` needs a picture; when not, it may be given None and nothing has to be rendered."""
+        every = self.skip * self.replan_every
+        upcoming = -(-self.step // every) * every
+        return self.step in self._frame_times(upcoming)
+
+    def _frame_at(self, step: int) -> np.ndarray:
+        """The frame seen at `step`; before the first frame the first one counts, as in the recordings' windows."""
+        return self.frames[max(step, min(self.frames))]
+
+    @torch.inference_mode()
+    def act(self, pixels: np.ndarray | None, active: np.ndarray | None = None) -> np.ndarray:
+        """The next action, (action_dim,) or (B, action_dim), raw units, inside the action bounds.
+
+        pixels: the current frame(s); None is allowed while `needs_frame` is False. active: which problems of the
+        batch still matter; the others get zero actions and cost no planning.
+        """
+        if self.goal_BKD is None:
+            raise RuntimeError("act was called before reset: call agent.reset(goal) at the start of an episode")
+        if pixels is not None:
+            self.frames[self.step] = as_frames(pixels, self.size, "the frame")
+            if len(self.frames[self.step]) != len(self.goal_BKD):
+                raise ValueError(f"{len(self.frames[self.step])} frames for {len(self.goal_BKD)} goals")
+        elif self.needs_frame:
+            raise ValueError(f"act needs a frame at step {self.step}: pass the picture (see Agent.needs_frame)")
+        every = self.skip * self.replan_every
+        if self.step % every == 0:
+            rows = np.flatnonzero(active) if active is not None else np.arange(len(self.goal_BKD))
+            self._replan(rows)
+        action = self.queue_BTa[:, self.step % every]
+        self.step += 1
+        if self.step % self.skip == 0:
+            done = self.step % every or every
+            self.blocks.append(self.queue_BTa[:, done - self.skip : done].reshape(len(action), -1))
+        return action[0] if self.single else action
+
+    def _situation(self, rows: np.ndarray) -> Situation:
+        """Encode what the plan looks at, for the problems in `rows`."""
+        times, stack = self._frame_times(self.step), self.model.config.frame_stack
+        seen = [times[i : i + stack] for i in range(0, len(times), stack)]
+        latents = [self.encode_stacks([self._frame_at(t)[rows] for t in group]) for group in seen]
+        past = [torch.from_numpy(block[rows]).to(self.model.device) for block in self.blocks[len(self.blocks) + 1 - len(seen) :]]
+        empty = torch.zeros(len(rows), 0, self.model.action_dim, device=self.model.device)
+        return Situation(torch.stack(latents, 1), torch.stack(past, 1) if past else empty)
+
+    def _replan(self, rows: np.ndarray) -> None:
+        """Plan for the problems in `rows` and queue their actions."""
+        assert self.goal_BKD is not None
+        every, actions = self.skip * self.replan_every, self.model.facts.action_dim
+        self.queue_BTa = np.zeros((len(self.goal_BKD), every, actions), np.float32)
+        if len(rows) == 0:
+            return
+        start = time.perf_counter()
+        situation = self._situation(rows)
+        self._synchronise()
+        encoded = time.perf_counter()
+        replan = self.step // every
+        keys = [(self.seed, self.episodes[row], replan) for row in rows]
+        noise = noise_table(keys, self.planner, self.model.action_dim).to(self.model.device)
+        cost = goal_cost(self.model, self.head, self.cost, situation, self.goal_BKD[rows])
+        warm = None if self.warm_BHA is None else self.warm_BHA[rows]
+        plan = self.planner.plan(cost, noise, self.box, warm)
+        executed = plan.action_BHA[:, : self.replan_every].reshape(len(rows), every, actions)
+        self.queue_BTa[rows] = executed.cpu().numpy()
+        if self.warm_BHA is None:
+            self.warm_BHA = self.box.mean_A.expand(len(self.goal_BKD), self.planner.horizon, -1).clone()
+        self.warm_BHA[rows] = shift(plan.mean_BHA, self.replan_every, self.box)
+        done = time.perf_counter()
+        self.last = Replan(self.step, plan, situation, rows, 1000 * (encoded - start), 1000 * (done - encoded))
+        oldest = self.step + every - (self.history - 1) * self.skip + min(self._frame_times(0))
+        self.frames = {t: f for t, f in self.frames.items() if t >= oldest}
+
+    def _synchronise(self) -> None:
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize()

@@ -1,0 +1,68 @@
+"""What an evaluation can run: the policy protocol, and our agent as one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import envs
+import numpy as np
+
+from lewm.planning.agent import Agent
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where one evaluated episode begins."""
+
+    index: int
+    """Number of the problem: keys its private noise."""
+    task: envs.GoalEnv
+    """The environment, standing at its start state."""
+    goal_state: np.ndarray
+    """State to reach, (S,)."""
+    past_states: np.ndarray
+    """Recorded states just before the start, oldest first, (P, S)."""
+
+
+class Policy(Protocol):
+    """Anything that can be evaluated: our agent and every baseline."""
+
+    @property
+    def needs_frame(self) -> bool:
+        """Whether the next `act` looks at a picture."""
+
+    def start(self, starts: Sequence[Start]) -> None:
+        """Begin a batch of episodes."""
+
+    def act(self, pixels: np.ndarray | None, active: np.ndarray) -> np.ndarray:
+        """Actions for the whole batch; rows where `active` is False are ignored."""
+
+
+class AgentPolicy:
+    """The agent sees pictures only: of the goal, of the frames before the start, and of the present."""
+
+    def __init__(self, agent: Agent) -> None:
+        self.agent = agent
+
+    @property
+    def needs_frame(self) -> bool:
+        """As the agent says."""
+        return self.agent.needs_frame
+
+    def start(self, starts: Sequence[Start]) -> None:
+        """Paint the goals and the past, and reset the agent."""
+        goals = np.stack([s.task.goal_image(s.goal_state) for s in starts])
+        depth = (self.agent.model.config.frame_stack - 1) * self.agent.model.config.stack_stride
+        self.agent.reset(goals, [s.index for s in starts], self._past_frames(starts, depth))
+
+    def _past_frames(self, starts: Sequence[Start], depth: int) -> list[np.ndarray]:
+        """The last `depth` frames before each start; where the recording is shorter its first frame is repeated."""
+        frames = []
+        for age in range(depth, 0, -1):
+            states = [s.past_states[max(0, len(s.past_states) - age)] if len(s.past_states) else s.task.state for s in starts]
+            frames.append(np.stack([s.task.goal_image(state) for s, state in zip(starts, states, strict=True)]))
+        return frames
+
+    def act(self, pixels: np.ndarray | None, active: np.ndarray) -> np.ndarray:
+        """Delegate."""
+        return self.agent.act(pixels, active)

@@ -1,0 +1,391 @@
+"""Training: one visible loop. Everything a step does is a function of (seed, step), so a killed run continues exactly.
+
+`train` may be called again with the same arguments at any time: it continues from the last `trainer.pt`, and the final
+weights are bitwise those of an uninterrupted run on the same machine.
+"""
+
+import hashlib
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lewm import distributed
+from lewm.data.store import Store, split_episodes
+from lewm.data.windows import Batch, Windows, batch_indices
+from lewm.objectives import OBJECTIVES, Losses, ObjectiveConfig
+from lewm.probes import Health, probe_model
+from lewm.progress import Stage
+from lewm.world_model import ModelConfig, ModelFacts, WorldModel
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the world model is trained."""
+
+    steps: int = 2000
+    """Optimiser steps."""
+    batch: int = 64
+    """Clips per step, over all processes."""
+    frames: int = 5
+    """Frames per clip (T); a clip spans (T - 1) x frame_skip environment steps."""
+    prediction: Literal["rollout", "teacher_forcing", "both"] = "rollout"
+    """Predict from the model's own predictions, from the encoded frames, or both (averaged)."""
+    history: int = 1
+    """Encoded frames a rollout starts from."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of AdamW."""
+    weight_decay: float = 1e-3
+    """Decoupled weight decay, on matrices only."""
+    schedule: Literal["one_cycle", "cosine"] = "one_cycle"
+    """one_cycle: cosine up over 30 % of the steps, cosine down. cosine: linear warm-up, cosine to zero."""
+    warmup: float = 0.01
+    """Share of the steps spent warming up (schedule cosine)."""
+    clip: float = 1.0
+    """Largest gradient norm."""
+    seed: int = 0
+    """Decides the initial weights, the data order, the slices and the split."""
+    held_out: float = 0.1
+    """Share of the episodes kept away from training, for probes and evaluation."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 autocast on CUDA, float32 elsewhere."""
+    compile: bool = False
+    """torch.compile the encoder and the predictor (needs a C++ compiler or CUDA)."""
+    resident: Literal["auto", "disk", "ram", "gpu"] = "auto"
+    """Where the recordings live while training."""
+    log_every: int = 50
+    """Steps between TensorBoard scalars."""
+    probe_every: int = 500
+    """Steps between probes on held-out episodes (0: only at the end)."""
+    checkpoint_every: int = 250
+    """Steps between trainer checkpoints; a killed run loses at most this many."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "history", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"train.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.frames <= self.history:
+            raise ValueError(f"train.frames is {self.frames}; it must exceed train.history ({self.history})")
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"train.held_out is {self.held_out}; it must lie between 0 and 1")
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss became NaN, infinite, or a thousand times what it was."""
+
+
+class Interrupted(RuntimeError):
+    """SIGTERM or SIGINT arrived; a checkpoint was written before this was raised."""
+
+
+def model_facts(store: Store) -> ModelFacts:
+    """What the recordings tell the model: sizes and statistics."""
+    meta, stats = store.meta, store.meta.statistics
+    return ModelFacts(
+        size=meta.frame[0],
+        action_low=tuple(meta.action_low),
+        action_high=tuple(meta.action_high),
+        action_mean=tuple(stats.action_mean),
+        action_std=tuple(stats.action_std),
+        pixel_mean=tuple(stats.pixel_mean),
+        pixel_std=tuple(stats.pixel_std),
+    )
+
+
+def build_model(config: ModelConfig, facts: ModelFacts, seed: int) -> WorldModel:
+    """A freshly initialised model; the only place that seeds torch's global generator for parameters."""
+    torch.manual_seed(seed)
+    return WorldModel(config, facts)
+
+
+def predictions(model: WorldModel, latent_BTKD: Tensor, action_BTA: Tensor, config: TrainConfig) -> tuple[Tensor, ...]:
+    """The predictions the objective scores, each aligned with latent_BTKD[:, 1:]."""
+    modes = []
+    if config.prediction in ("teacher_forcing", "both"):
+        modes.append(model.predict(latent_BTKD[:, :-1], action_BTA))
+    if config.prediction in ("rollout", "both"):
+        history = config.history
+        seen, past = latent_BTKD[:, :history], action_BTA[:, : history - 1]
+        rolled = model.rollout(seen, past, action_BTA[:, None, history - 1 :])[:, 0]
+        forced = [model.predict(latent_BTKD[:, : history - 1], past)] if history > 1 else []
+        modes.append(torch.cat([*forced, rolled], 1))
+    return tuple(modes)
+
+
+def step_losses(
+    model: WorldModel, batch: Batch, config: TrainConfig, objective: ObjectiveConfig, generator: torch.Generator
+) -> Losses:
+    """Encode a clip, predict it, score it: the whole forward pass of training."""
+    latent_BTKD = model.encode(batch.pixels_BTCYX)
+    predicted = predictions(model, latent_BTKD, batch.action_BTA, config)
+    return OBJECTIVES[objective.name](latent_BTKD, predicted, batch, generator, objective)
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Learning rate used at `step` in [0, steps)."""
+    if config.schedule == "one_cycle":
+        rise = max(1.0, 0.3 * config.steps)
+        if step < rise:
+            return config.learning_rate * (0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * step / rise)))
+        return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1.0, config.steps - rise)))
+    rise = max(1.0, config.warmup * config.steps)
+    if step < rise:
+        return config.learning_rate * (step + 1) / rise
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1.0, config.steps - rise)))
+
+
+def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW that decays matrices and leaves biases, norms and embeddings of one axis alone."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate)
+
+
+def step_seed(seed: int, step: int, stream: int = 0) -> int:
+    """An independent 63-bit seed for every (seed, step, stream)."""
+    return int(np.random.SeedSequence((seed, step, stream)).generate_state(1, np.uint64)[0] >> 1)
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collect SIGTERM and SIGINT instead of dying, so that the loop can write a checkpoint first."""
+    received: list[int] = []
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        received.append(signum)
+
+    try:
+        previous = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # not the main thread: signals stay with whoever owns them
+        yield received
+        return
+    try:
+        yield received
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+
+
+def save_atomically(state: dict[str, Any], path: Path) -> None:
+    """torch.save that a kill at any moment cannot leave half-written."""
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+class Trainer:
+    """State over time of one training run: model, optimiser, data, logs, and where they are saved."""
+
+    def __init__(
+        self,
+        model_config: ModelConfig,
+        objective: ObjectiveConfig,
+        config: TrainConfig,
+        store: Store,
+        out: Path,
+        device: torch.device,
+    ) -> None:
+        self.config, self.objective, self.device, self.out = config, objective, device, out
+        world = distributed.world_size()
+        if config.batch % world:
+            raise ValueError(f"train.batch is {config.batch}; it must be a multiple of the {world} processes")
+        self.store = store
+        train_ids, held_ids = split_episodes(store.num_episodes, config.held_out, config.seed)
+        spec = model_config.window(config.frames)
+        self.windows = Windows(store, spec, train_ids, config.resident, device)
+        self.held_windows = Windows(store, spec, held_ids, "disk", device)
+        self.model = build_model(model_config, model_facts(store), config.seed).to(device)
+        self.optimizer = make_optimizer(self.model, config)
+        self.bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda")
+        self.step = 0
+        fingerprint = json.dumps([asdict(model_config), asdict(objective), asdict(config), str(store.path.name)])
+        self.fingerprint = hashlib.sha256(fingerprint.encode()).hexdigest()
+        self.resume()
+        if config.compile:
+            self.model.encoder.compile()
+            self.model.predictor.compile()
+
+    @property
+    def state_path(self) -> Path:
+        """The trainer state that a restart continues from."""
+        return self.out / "trainer.pt"
+
+    def save(self) -> None:
+        """Write the trainer state; rank 0 only."""
+        if distributed.rank() == 0:
+            state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
+            save_atomically(state | {"fingerprint": self.fingerprint}, self.state_path)
+
+    def resume(self) -> None:
+        """Continue from `trainer.pt` when there is one; refuse one that belongs to another configuration."""
+        if not self.state_path.exists():
+            return
+        state = torch.load(self.state_path, map_location=self.device, weights_only=True)
+        if state["fingerprint"] != self.fingerprint:
+            raise RuntimeError(
+                f"{self.state_path} was written by a run with another configuration; "
+                "continue it with its own configuration, or choose another --out"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+    def read_batch(self) -> Batch:
+        """This process's share of the batch of the current step."""
+        index = batch_indices(self.config.seed, self.step, len(self.windows), self.config.batch)
+        return self.windows.batch(index[distributed.rank() :: distributed.world_size()])
+
+    def update(self, batch: Batch) -> tuple[Losses, Tensor]:
+        """One optimiser step; returns the losses and the gradient norm."""
+        config = self.config
+        torch.manual_seed(step_seed(config.seed, self.step, 1 + distributed.rank()))  # dropout
+        generator = torch.Generator().manual_seed(step_seed(config.seed, self.step))
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(config, self.step)
+        autocast = torch.autocast(self.device.type, torch.bfloat16) if self.bfloat16 else nullcontext()
+        self.optimizer.zero_grad(set_to_none=True)
+        with autocast:
+            losses = step_losses(self.model, batch, config, self.objective, generator)
+        losses.total.backward()
+        distributed.average_gradients(self.model)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        self.optimizer.step()
+        self.step += 1
+        return losses, norm
+
+    def health(self) -> Health:
+        """Probes on held-out clips; the probe itself is fitted on training clips."""
+        count = min(256, len(self.held_windows), len(self.windows))
+        rng = np.random.default_rng(self.config.seed)
+        fit = self.windows.batch(rng.choice(len(self.windows), count, replace=False))
+        test = self.held_windows.batch(rng.choice(len(self.held_windows), count, replace=False))
+        meta = self.store.meta
+        return probe_model(self.model, fit, test, meta.state_names, meta.angle_names, self.config.history)
+
+
+def train(
+    model_config: ModelConfig,
+    objective: ObjectiveConfig,
+    config: TrainConfig,
+    store: Store,
+    out: Path,
+    device: torch.device,
+    quiet: bool = False,
+) -> WorldModel:
+    """Train a world model on a store, or continue a run that was interrupted in `out`.
+
+    Writes `trainer.pt` and TensorBoard logs to `out`. Raises TrainingDiverged naming the step, the clips and the last
+    good state, and Interrupted after a SIGTERM or Ctrl-C (the state is saved first). Returns the model in eval mode.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(model_config, objective, config, store, out, device)
+    log = TrainLog(trainer)
+    with stop_signals() as stopped, Stage("train", config.steps, "steps", quiet or distributed.rank() > 0) as stage:
+        stage.skip_to(trainer.step)
+        while trainer.step < config.steps:
+            start = time.perf_counter()
+            batch = trainer.read_batch()
+            read = time.perf_counter()
+            losses, norm = trainer.update(batch)
+            log.add(losses, norm, batch, read - start, time.perf_counter() - read)
+            due = trainer.step % config.checkpoint_every == 0 or trainer.step == config.steps
+            if stopped or due or trainer.step % config.log_every == 0:
+                log.flush(stage)
+            if stopped or due:
+                trainer.save()
+            if stopped:
+                raise Interrupted(f"stopped at step {trainer.step}; {trainer.state_path} is saved: run again to go on")
+            if config.probe_every and trainer.step % config.probe_every == 0:
+                log.probe()
+            stage.update(1)
+    log.close()
+    return trainer.model.eval()
+
+
+class TrainLog:
+    """TensorBoard scalars of a run, and the watch for a diverging loss. Reads the device only when flushed."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.pending: list[tuple[Losses, Tensor, Tensor, float, float]] = []
+        self.typical: float | None = None
+        self.writer = None
+        if distributed.rank() == 0:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(trainer.out / "tensorboard"), purge_step=trainer.step)
+
+    def add(self, losses: Losses, norm: Tensor, batch: Batch, data_s: float, step_s: float) -> None:
+        """Remember one step."""
+        detached = Losses({k: v.detach() for k, v in losses.terms.items()}, losses.weights, losses.metrics)
+        self.pending.append((detached, norm.detach(), batch.index_B, data_s, step_s))
+
+    def flush(self, stage: Stage) -> None:
+        """Check every remembered step, write the means, forget them."""
+        if not self.pending:
+            return
+        trainer, pending, self.pending = self.trainer, self.pending, []
+        totals = torch.stack([losses.total for losses, *_ in pending]).float().cpu()
+        first = trainer.step - len(pending)
+        for i, total in enumerate(totals.tolist()):
+            if not math.isfinite(total) or (self.typical is not None and total > 1000 * self.typical + 1000):
+                good = trainer.state_path if trainer.state_path.exists() else "none yet"
+                raise TrainingDiverged(
+                    f"the loss is {total:.4g} at step {first + i} (clips {pending[i][2][:8].tolist()}...); last good "
+                    f"state: {good}; lower train.learning_rate or train.clip, or look at those clips"
+                )
+        self.typical = totals.median().item()
+        names = pending[0][0].terms
+        means = {name: torch.stack([p[0].terms[name] for p in pending]).float().mean().item() for name in names}
+        stage.update(0, loss=totals.mean().item(), **means)
+        if self.writer is None:
+            return
+        step = trainer.step
+        for name, value in means.items():
+            self.writer.add_scalar(f"loss/{name}", value, step)
+        for name in pending[0][0].metrics:
+            value = torch.stack([p[0].metrics[name] for p in pending]).float().mean().item()
+            self.writer.add_scalar(f"metric/{name}", value, step)
+        self.writer.add_scalar("loss/total", totals.mean().item(), step)
+        self.writer.add_scalar("optim/gradient_norm", torch.stack([p[1] for p in pending]).mean().item(), step)
+        self.writer.add_scalar("optim/learning_rate", learning_rate(trainer.config, step - 1), step)
+        self.writer.add_scalar("time/data_ms", 1000 * float(np.mean([p[3] for p in pending])), step)
+        self.writer.add_scalar("time/step_ms", 1000 * float(np.mean([p[4] for p in pending])), step)
+
+    def probe(self) -> None:
+        """Write the health of the latent space and a few frames."""
+        if self.writer is None:
+            return
+        trainer, step = self.trainer, self.trainer.step
+        health = trainer.health()
+        self.writer.add_scalar("latent/effective_rank", health.effective_rank, step)
+        self.writer.add_scalar("latent/std_mean", health.std_D.mean().item(), step)
+        self.writer.add_scalar("latent/std_min", health.std_D.min().item(), step)
+        self.writer.add_histogram("latent/std_per_dimension", health.std_D, step)
+        for name, r2 in health.probe_r2.items():
+            self.writer.add_scalar(f"probe_r2/{name}", r2, step)
+        for t, error in enumerate(health.rollout_error_T.tolist(), 1):
+            self.writer.add_scalar(f"rollout_error/block_{t}", error, step)
+        clip = trainer.held_windows.batch(np.arange(1)).pixels_BTCYX[0, :, -3:]
+        self.writer.add_image("frames/held_out_clip", torch.cat(list(clip), 2).cpu(), step)
+
+    def close(self) -> None:
+        """Final probe and flush."""
+        if self.writer is not None:
+            self.probe()
+            self.writer.close()
