@@ -12,6 +12,7 @@ from envs.policies import CorrelatedRandom, Noisy, Policy, UniformRandom, check_
 Array = NDArray[np.float64]
 
 SKIN = 1e-9  # how deep rounding may push the disc into a solid without being noticed, arena sides
+TOLERANCE = 1e-6  # how far inside a solid a given state may lie and still be taken for one on its surface
 FLOOR, WALL, AGENT = (242, 240, 235), (58, 64, 84), (214, 62, 48)
 
 
@@ -132,7 +133,8 @@ class TwoRoom(GoalEnv):
 
         A path through the passage is straight or bends at one or two of its four corners.
         """
-        state, goal = np.broadcast_arrays(self.as_states(state_S), self.as_states(goal_S))
+        free = (self._to_surface(self.as_states(states)) for states in (state_S, goal_S))
+        state, goal = np.broadcast_arrays(*free)
         swap = state[..., :1] > goal[..., :1]
         left, right = np.where(swap, goal, state), np.where(swap, state, goal)
         best = np.where(self.in_sight(left, right), length(right - left), np.inf)
@@ -176,18 +178,27 @@ class TwoRoom(GoalEnv):
         return Noisy(known[name], 2, noise, memory=5.0) if noise > 0 else known[name]
 
     def _check_inside(self, state_S: Array) -> Array:
-        x, y = state_S
-        tolerance = 1e-6
-        in_arena = (state_S >= self.low - tolerance).all() and (state_S <= self.high + tolerance).all()
-        beside_wall = x <= self.wall_left + tolerance or x >= self.wall_right - tolerance
-        in_door = self.door_low - tolerance <= y <= self.door_high + tolerance
-        if not (in_arena and (beside_wall or in_door)):
+        free_S = self._to_surface(state_S)
+        if np.abs(free_S - state_S).max() > TOLERANCE:
             raise ValueError(
-                f"the state ({x:g}, {y:g}) is inside a wall, but the disc's centre must have x and y in "
-                f"[{self.low:g}, {self.high:g}] and x <= {self.wall_left:g} or x >= {self.wall_right:g}, "
+                f"the state ({state_S[0]:g}, {state_S[1]:g}) is inside a wall, but the disc's centre must have x and y "
+                f"in [{self.low:g}, {self.high:g}] and x <= {self.wall_left:g} or x >= {self.wall_right:g}, "
                 f"or else y in [{self.door_low:g}, {self.door_high:g}]."
             )
-        return state_S
+        return free_S
+
+    def _to_surface(self, state_S: Array) -> Array:
+        """Points inside a solid put onto its nearest side; free points as they are.
+
+        Rounding to float32 leaves recorded states a hair inside the solids they touched, and both `slide` and
+        `distance` take a point on the surface for a free one.
+        """
+        x, y = np.moveaxis(np.clip(state_S, self.low, self.high), -1, 0)
+        near_x = np.where(x < 0.5, self.wall_left, self.wall_right)
+        near_y = np.clip(y, self.door_low, self.door_high)
+        inside = (self.wall_left < x) & (x < self.wall_right) & (near_y != y)
+        sideways = inside & (np.abs(near_x - x) < np.abs(near_y - y))
+        return np.stack([np.where(sideways, near_x, x), np.where(inside & ~sideways, near_y, y)], -1)
 
     def _draw_state(self, rng: np.random.Generator) -> Array:
         while True:

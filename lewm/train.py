@@ -4,8 +4,6 @@
 weights are bitwise those of an uninterrupted run on the same machine.
 """
 
-import hashlib
-import json
 import math
 import os
 import signal
@@ -153,6 +151,14 @@ def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.A
     return torch.optim.AdamW(groups, lr=config.learning_rate)
 
 
+def flatten(tree: dict[str, Any], path: str = "") -> dict[str, str]:
+    """Nested settings as {"train.steps": "500", ...}."""
+    flat = {}
+    for name, value in tree.items():
+        flat |= flatten(value, f"{path}{name}.") if isinstance(value, dict) else {path + name: str(value)}
+    return flat
+
+
 def step_seed(seed: int, step: int, stream: int = 0) -> int:
     """An independent 63-bit seed for every (seed, step, stream)."""
     return int(np.random.SeedSequence((seed, step, stream)).generate_state(1, np.uint64)[0] >> 1)
@@ -213,8 +219,8 @@ class Trainer:
         self.optimizer = make_optimizer(self.model, config)
         self.bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda")
         self.step = 0
-        fingerprint = json.dumps([asdict(model_config), asdict(objective), asdict(config), str(store.path.name)])
-        self.fingerprint = hashlib.sha256(fingerprint.encode()).hexdigest()
+        parts = {"model": asdict(model_config), "objective": asdict(objective), "train": asdict(config)}
+        self.settings = flatten(parts | {"data": {"frames": store.num_frames, "task": store.meta.task}})
         self.resume()
         if config.compile:
             self.model.encoder.compile()
@@ -229,18 +235,20 @@ class Trainer:
         """Write the trainer state; rank 0 only."""
         if distributed.rank() == 0:
             state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
-            save_atomically(state | {"fingerprint": self.fingerprint}, self.state_path)
+            save_atomically(state | {"settings": self.settings}, self.state_path)
 
     def resume(self) -> None:
         """Continue from `trainer.pt` when there is one; refuse one that belongs to another configuration."""
         if not self.state_path.exists():
             return
         state = torch.load(self.state_path, map_location=self.device, weights_only=True)
-        if state["fingerprint"] != self.fingerprint:
-            raise RuntimeError(
-                f"{self.state_path} was written by a run with another configuration; "
-                "continue it with its own configuration, or choose another --out"
-            )
+        theirs = state["settings"]
+        for key in sorted(theirs.keys() | self.settings.keys()):
+            if theirs.get(key) != self.settings.get(key):
+                raise RuntimeError(
+                    f"{self.state_path} belongs to a run with another configuration: {key} is {self.settings.get(key)} "
+                    f"here and {theirs.get(key)} there; set it to that to continue, or choose another --out"
+                )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]

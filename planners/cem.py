@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor, inf
+import torch
+from torch import Tensor
 
-from planners.search import check_config, search
+from planners.search import check_config, pick, search
 from planners.types import ActionBox, CostFn, Plan
 
 
@@ -46,15 +47,18 @@ class CEM:
 
     def plan(self, cost_fn: CostFn, noise_BINHA: Tensor, box: ActionBox, warm_start_BHA: Tensor | None = None) -> Plan:
         """Search for the actions of lowest cost; see `planners.Planner.plan`."""
-        return search(self, self._weigh, cost_fn, noise_BINHA, box, warm_start_BHA)
+        return search(self, self._fit, cost_fn, noise_BINHA, box, warm_start_BHA)
 
-    def _weigh(self, cost_BN: Tensor, action_BNHA: Tensor) -> tuple[Tensor, Tensor]:
-        return elite_weights(cost_BN, action_BNHA, self.elites)
+    def _fit(self, cost_BN: Tensor, action_BNHA: Tensor) -> tuple[Tensor, Tensor]:
+        return fit_elites(cost_BN, action_BNHA, self.elites)
 
 
-def elite_weights(cost_BN: Tensor, action_BNHA: Tensor, elites: int) -> tuple[Tensor, Tensor]:
-    """Equal weight_BE for the cheapest candidates action_BEHA; where fewer have a finite cost, the others get 0."""
+def fit_elites(cost_BN: Tensor, action_BNHA: Tensor, elites: int) -> tuple[Tensor, Tensor]:
+    """mean_B1HA and population std_B1HA of the `elites` cheapest candidates.
+
+    Where fewer have a finite cost, the cheapest one takes the places of those that failed.
+    """
     cost_BE, index_BE = cost_BN.topk(elites, dim=1, largest=False)
-    valid_BE = (cost_BE < inf).to(cost_BN)
-    weight_BE = valid_BE / valid_BE.sum(1, keepdim=True).clamp_(min=1)
-    return weight_BE, action_BNHA.take_along_dim(index_BE[:, :, None, None], 1)
+    index_BE = torch.where(cost_BE.isposinf(), index_BE[:, :1], index_BE)
+    std_B1HA, mean_B1HA = torch.std_mean(pick(action_BNHA, index_BE), dim=1, correction=0, keepdim=True)
+    return mean_B1HA, std_B1HA

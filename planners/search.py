@@ -12,10 +12,10 @@ from torch import Tensor
 
 from planners.types import ActionBox, CostFn, Plan
 
-Weigh = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(cost_BN, action_BNHA) -> (weight_BE, action_BEHA): the E candidates that count and their weights.
+Fit = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(cost_BN, action_BNHA) -> (mean_B1HA, std_B1HA): the Gaussian that describes the good candidates.
 
-Weights are finite and sum to 1, except in problems without a finite cost, where any finite numbers do."""
+What it returns for a problem without any finite cost is not used."""
 
 
 class SearchConfig(Protocol):
@@ -76,68 +76,68 @@ def score(cost_fn: CostFn, action_BNHA: Tensor) -> Tensor:
 @torch.no_grad()
 def search(
     config: SearchConfig,
-    weigh: Weigh,
+    fit: Fit,
     cost_fn: CostFn,
     noise_BINHA: Tensor,
     box: ActionBox,
     warm_start_BHA: Tensor | None,
 ) -> Plan:
-    """Refit a diagonal Gaussian over action_BHA `iterations` times to the candidates that `weigh` chooses.
+    """Fit a diagonal Gaussian over action_BHA to its own best samples, `iterations` times.
 
-    Every iteration draws candidates = clip(mean + std x noise) and refits the mean and the weighted population std to
-    them (momentum keeps a part of the old ones, min_std bounds the std from below). A problem whose candidates all
-    failed keeps its mean and std, so that its plan stays finite. See `Planner.plan` for the arguments.
+    Every iteration draws candidates = clip(mean + std x noise) and fits mean and std anew (momentum keeps a part of
+    the old ones, min_std bounds the std from below). A problem whose candidates all failed keeps its mean and std, so
+    that its plan stays finite. See `Planner.plan` for the arguments.
     """
     _check_shapes(config, noise_BINHA, box, warm_start_BHA)
-    B, I, _, H, A = noise_BINHA.shape  # noqa: E741
     low_A, high_A, centre_A, unit_A = (x.to(noise_BINHA) for x in (box.low_A, box.high_A, box.mean_A, box.std_A))
-    mean_BHA = (centre_A if warm_start_BHA is None else warm_start_BHA.to(noise_BINHA)).expand(B, H, A)
-    std_BHA = (unit_A * (config.initial_std if warm_start_BHA is None else config.warm_std)).expand(B, H, A)
     min_std_A = unit_A * config.min_std
+    shape_B1HA = (len(noise_BINHA), 1, config.horizon, len(low_A))
+    mean_B1HA = centre_A.expand(shape_B1HA) if warm_start_BHA is None else warm_start_BHA.to(noise_BINHA)[:, None]
+    std_B1HA = (unit_A * (config.initial_std if warm_start_BHA is None else config.warm_std)).expand(shape_B1HA)
 
-    best_costs, best_actions, stds = [], [], []
-    for i in range(I):
-        action_BNHA = torch.addcmul(mean_BHA[:, None], std_BHA[:, None], noise_BINHA[:, i])
+    stds, best_costs, best_actions = [], [], []
+    for noise_BNHA in noise_BINHA.unbind(1):
+        action_BNHA = torch.addcmul(mean_B1HA, std_B1HA, noise_BNHA)
         if config.keep_mean:
-            action_BNHA[:, 0] = mean_BHA
+            action_BNHA[:, :1] = mean_B1HA
         action_BNHA.clamp_(low_A, high_A)
         cost_BN = score(cost_fn, action_BNHA)
 
-        best_cost_B, best_B = cost_BN.min(1)
-        best_costs.append(best_cost_B)
-        stds.append(std_BHA)
+        best_cost_B1, best_B1 = cost_BN.min(1, keepdim=True)
+        stds.append(std_B1HA)
+        best_costs.append(best_cost_B1)
         if config.execute == "best":
-            best_actions.append(action_BNHA.take_along_dim(best_B[:, None, None, None], 1))
+            best_actions.append(pick(action_BNHA, best_B1))
 
-        weight_BE, chosen_BEHA = weigh(cost_BN, action_BNHA)
-        # Where every candidate failed the weight of the old mean and std is 1.
-        keep_B11 = best_cost_B.isposinf().to(cost_BN).clamp_(min=config.momentum)[:, None, None]
-        old_mean_BHA, old_std_BHA = mean_BHA, std_BHA
-        fit_BHA, spread_BHA = _fit(weight_BE, chosen_BEHA)
-        mean_BHA = torch.lerp(fit_BHA, old_mean_BHA, keep_B11)
-        std_BHA = torch.lerp(spread_BHA, old_std_BHA, keep_B11).clamp_(min=min_std_A)
+        new_mean_B1HA, new_std_B1HA = fit(cost_BN, action_BNHA)
+        if config.momentum:
+            new_mean_B1HA = new_mean_B1HA.lerp(mean_B1HA, config.momentum)
+            new_std_B1HA = new_std_B1HA.lerp(std_B1HA, config.momentum)
+        failed_B111 = best_cost_B1[..., None, None].isposinf()
+        mean_B1HA = torch.where(failed_B111, mean_B1HA, new_mean_B1HA)
+        std_B1HA = torch.where(failed_B111, std_B1HA, new_std_B1HA).clamp_(min=min_std_A)
 
-    best_cost_BI = torch.stack(best_costs, 1)
-    spread_BI = (torch.stack(stds, 1) / unit_A).mean((2, 3))
-    action_BHA = mean_BHA.clamp(low_A, high_A)
+    best_cost_BI = torch.cat(best_costs, 1)
+    action_B1HA = mean_B1HA.clamp(low_A, high_A)
     if config.execute == "mean":
-        cost_B = score(cost_fn, action_BHA[:, None])[:, 0]
+        cost_B1 = score(cost_fn, action_B1HA)
     else:
-        cost_B, iteration_B = best_cost_BI.min(1)
-        best_BHA = torch.cat(best_actions, 1).take_along_dim(iteration_B[:, None, None, None], 1)[:, 0]
-        action_BHA = torch.where(cost_B[:, None, None].isposinf(), action_BHA, best_BHA)
-    return Plan(action_BHA, cost_B, mean_BHA, best_cost_BI, spread_BI)
+        cost_B1, iteration_B1 = best_cost_BI.min(1, keepdim=True)
+        best_B1HA = pick(torch.cat(best_actions, 1), iteration_B1)
+        action_B1HA = torch.where(cost_B1[..., None, None].isposinf(), action_B1HA, best_B1HA)
+    return Plan(
+        action_BHA=action_B1HA[:, 0],
+        cost_B=cost_B1[:, 0],
+        mean_BHA=mean_B1HA[:, 0],
+        best_cost_BI=best_cost_BI,
+        spread_BI=(torch.cat(stds, 1) / unit_A).mean((2, 3)),
+    )
 
 
-def _fit(weight_BE: Tensor, action_BEHA: Tensor) -> tuple[Tensor, Tensor]:
-    """Weighted mean_BHA and population std_BHA of the candidates.
-
-    Multiply and sum instead of a matrix product, whose rounding may depend on the size of the batch.
-    """
-    weight_BE11 = weight_BE[:, :, None, None]
-    mean_BHA = (weight_BE11 * action_BEHA).sum(1)
-    deviation_BEHA = action_BEHA - mean_BHA[:, None]
-    return mean_BHA, (weight_BE11 * deviation_BEHA.square_()).sum(1).sqrt_()
+def pick(action_BNHA: Tensor, index_BE: Tensor) -> Tensor:
+    """action_BEHA: the candidates at index_BE."""
+    H, A = action_BNHA.shape[2:]
+    return action_BNHA.gather(1, index_BE[:, :, None, None].expand(-1, -1, H, A))
 
 
 def _check_shapes(config: SearchConfig, noise_BINHA: Tensor, box: ActionBox, warm_start_BHA: Tensor | None) -> None:

@@ -39,9 +39,7 @@ class ActionBox:
         if not self.mean_A.isfinite().all():
             raise ValueError(f"mean_A {self.mean_A.tolist()} must be finite; for an open box state a centre yourself")
         if not (self.std_A.isfinite() & (self.std_A > 0)).all():
-            raise ValueError(
-                f"std_A {self.std_A.tolist()} must be finite and positive in every entry"
-            )
+            raise ValueError(f"std_A {self.std_A.tolist()} must be finite and positive in every entry")
 
     @classmethod
     def from_bounds(cls, low_A: Tensor, high_A: Tensor) -> Self:

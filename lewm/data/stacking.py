@@ -22,8 +22,9 @@ def history_index(
 def channels_first(frames: Sequence[Tensor]) -> Tensor:
     """Join pictures (oldest..newest, each (..., Y, X, 3)) into one (..., 3 * len(frames), Y, X), oldest channels first.
 
-    The result is a view in channels-last memory: a single picture is not even copied, and convolutions on the CPU run
-    2-4 times faster on it. Reshape it with `flatten(0, 1)` or `reshape`, not with `view`.
+    The result is a view in channels-last memory: a single picture is not even copied, and the forward pass of a small
+    conv encoder on the CPU takes half the time (a whole training step the same).
+    Reshape it with `flatten(0, 1)` or `reshape`, not with `view`.
     """
     joined = frames[0] if len(frames) == 1 else torch.cat(list(frames), dim=-1)
     return joined.movedim(-1, -3)

@@ -21,10 +21,10 @@ SETTINGS = {"size": 32}
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    """Every file of a store; of meta.json without the time."""
+    """Every file of a store; of meta.json without time and git revision."""
     files = {str(f.relative_to(path)): f.read_bytes() for f in sorted(path.rglob("*")) if f.is_file()}
     meta = json.loads(files["meta.json"])
-    del meta["provenance"]["created"]
+    del meta["provenance"]["created"], meta["provenance"]["git_revision"]
     return files | {"meta.json": json.dumps(meta).encode()}
 
 

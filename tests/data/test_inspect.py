@@ -6,7 +6,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from conftest import LENGTHS, make_episode, make_meta
+from toy_recordings import LENGTHS, make_episode, make_meta
 
 from lewm.data.inspect import contact_sheet, describe
 from lewm.data.meta import Column

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import LENGTHS, make_episode, make_meta
+from toy_recordings import LENGTHS, make_episode, make_meta
 
 from lewm.data.meta import Column
 from lewm.data.store import Store, split_episodes

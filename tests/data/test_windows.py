@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import LENGTHS, make_episode, make_meta
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toy_recordings import LENGTHS, make_episode, make_meta
 
 from lewm.data.stacking import stack_frames
 from lewm.data.store import Store

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import make_episode, make_meta
+from toy_recordings import make_episode, make_meta
 
 from lewm.data.meta import Column, Provenance
 from lewm.data.store import Store

@@ -173,3 +173,23 @@ def test_noiseless_expert_reaches_its_target() -> None:
                 reached += 1
                 break
     assert reached == 30
+
+
+def test_a_state_rounded_to_float32_does_not_sink_into_the_wall() -> None:
+    """A recorded state on the door's edge, read back as float32, once slid through the wall."""
+    env = TwoRoom()
+    edge = np.array([0.5, env.door_high])
+    for state in (edge.astype(np.float32) + np.float32(5e-8), edge + [0.0, 9e-7]):
+        env.set_state(state)
+        assert env.state[1] <= env.door_high
+        path = env.simulate(state, np.ones((1, 5, 2)) * [[[0.0, 1.0]]])
+        assert (path[0, :, 1] <= env.door_high).all()
+    with pytest.raises(ValueError, match="inside a wall"):
+        env.set_state(edge + [0.0, 2e-6])
+
+
+def test_distance_to_a_goal_on_the_wall_survives_float32() -> None:
+    """A goal touching the wall, read back as float32, once counted as a point inside the door's passage."""
+    start, goal = np.array([0.34, 0.654]), np.array([ROOM.wall_left, 0.68])
+    rounded = goal.astype(np.float32).astype(np.float64) + 3e-8
+    assert ROOM.distance(start, rounded) == pytest.approx(float(np.linalg.norm(goal - start)), abs=1e-6)

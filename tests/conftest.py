@@ -1,0 +1,53 @@
+"""Shared fixtures: one thread, one tiny recorded store, one tiny checkpoint."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lewm import pipeline
+from lewm.checkpoint import Checkpoint, load
+from lewm.config import RunConfig
+from lewm.cost_to_go import CostToGoConfig
+from lewm.data.collect import CollectConfig
+from lewm.data.store import Store
+from lewm.nets.encoders import ConvConfig
+from lewm.nets.predictors import MLPConfig
+from lewm.train import TrainConfig
+from lewm.world_model import ModelConfig
+
+TINY = RunConfig(
+    task="two_room",
+    settings={"size": 32},
+    collect=CollectConfig(episodes=8, steps=40, noise=0.5, shard_episodes=4),
+    model=ModelConfig(ConvConfig(latent_dim=8, channels=(8, 8, 8)), MLPConfig(width=32)),
+    train=TrainConfig(steps=6, batch=8, frames=3, log_every=2, probe_every=0, checkpoint_every=2, held_out=0.25),
+    cost_to_go=CostToGoConfig(width=16, steps=20, batch=32),
+)
+"""A complete run that takes seconds; its model knows nothing."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_run() -> RunConfig:
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return pipeline.record(TINY, tmp_path_factory.mktemp("store") / "data", processes=1, quiet=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint_path(tiny_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run")
+    return pipeline.fit(TINY, tiny_store, out, torch.device("cpu"), quiet=True)
+
+
+@pytest.fixture
+def tiny_checkpoint(tiny_checkpoint_path: Path) -> Checkpoint:
+    return load(tiny_checkpoint_path)

@@ -1,0 +1,114 @@
+"""The contract of every encoder, the sizes of the paper's, and what they refuse."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lewm.nets.encoders import ENCODERS, ConvConfig, EncoderConfig, ViTConfig, build_encoder
+
+# One small config and a picture size per row of ENCODERS; a new row must be added here.
+SMALL: dict[str, tuple[EncoderConfig, int]] = {
+    "conv": (ConvConfig(latent_dim=6, channels=(4, 8)), 12),
+    "vit": (ViTConfig(latent_dim=6, patch=4, layers=2, heads=2, width=8, mlp_ratio=2, projector_hidden=16), 12),
+}
+NAMES = sorted(ENCODERS)
+
+
+def small(name: str, channels: int = 3, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    config, size = SMALL[name]
+    return build_encoder(config, channels, size)
+
+
+def pixels(batch: int, channels: int = 3, size: int = 12) -> Tensor:
+    return torch.randn(batch, channels, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_every_encoder_is_tested() -> None:
+    assert set(SMALL) == set(ENCODERS)
+    for name, (config_class, encoder_class) in ENCODERS.items():
+        assert config_class().name == name
+        assert isinstance(small(name), encoder_class)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("channels", [3, 6])
+def test_shape_and_attributes(name: str, channels: int) -> None:
+    encoder = small(name, channels)
+    token_BKD = encoder(pixels(5, channels))
+    assert token_BKD.shape == (5, encoder.tokens, encoder.latent_dim)
+    assert (encoder.tokens, encoder.latent_dim) == (1, 6)
+    assert token_BKD.dtype == torch.float32
+    assert torch.isfinite(token_BKD).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_seed_gives_the_same_weights(name: str) -> None:
+    one, two, other = small(name), small(name), small(name, seed=1)
+    x = pixels(4)
+    assert torch.equal(one(x), two(x))
+    assert not torch.equal(one(x), other(x))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_reach_every_parameter_and_the_pixels(name: str) -> None:
+    encoder, x = small(name), pixels(5).requires_grad_()
+    (encoder(x) ** 3).sum().backward()
+    for key, parameter in encoder.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, key
+    assert (x.grad.abs().sum((0, 1)) > 0).all()  # every pixel is seen
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_frame_is_encoded_alike_alone_and_in_a_batch(name: str) -> None:
+    encoder, x = small(name), pixels(7)
+    encoder(x)
+    encoder.eval()
+    alone = torch.cat([encoder(frame[None]) for frame in x])
+    torch.testing.assert_close(encoder(x), alone, rtol=1e-5, atol=1e-6)
+
+
+def test_parameter_counts() -> None:
+    vit = build_encoder(ViTConfig(), 3, 224)
+    projector = count(vit.projector)  # type: ignore[arg-type, union-attr]
+    assert (count(vit) - projector, projector) == (5_501_376, 792_768)
+    assert count(build_encoder(ConvConfig(), 3, 64)) == 126_288
+
+
+def test_vit_patches_are_those_of_a_strided_convolution() -> None:
+    vit, x = small("vit"), pixels(2)
+    weight = vit.embed.weight.view(8, 3, 4, 4)
+    seen: list[Tensor] = []
+    vit.blocks.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    vit(x)
+    patches = nn.functional.conv2d(x, weight, vit.embed.bias, stride=4).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(seen[0][:, 1:], patches + vit.position[:, 1:])
+    torch.testing.assert_close(seen[0][:, 0], (vit.cls + vit.position[:, :1])[:, 0].expand(2, -1))
+
+
+@pytest.mark.parametrize(("size", "layers"), [(32, 4), (48, 4), (96, 5), (224, 5)])
+def test_conv_takes_any_size_its_stride_divides(size: int, layers: int) -> None:
+    encoder = build_encoder(ConvConfig(channels=(4,) * layers), 3, size)
+    assert encoder(torch.zeros(2, 3, size, size)).shape == (2, 1, 64)
+
+
+def test_a_size_that_cannot_be_cut_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"size 60 is not divisible by 16, the stride of 4 layers"):
+        build_encoder(ConvConfig(), 3, 60)
+    with pytest.raises(ValueError, match=r"size 64 is not divisible by encoder\.patch \(14\)"):
+        build_encoder(ViTConfig(), 3, 64)
+
+
+def test_bad_configs_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"width is 192; it must be divisible by heads \(5\)"):
+        ViTConfig(heads=5)
+    with pytest.raises(ValueError, match=r"layers is 0; it must be at least 1"):
+        ViTConfig(layers=0)
+    with pytest.raises(ValueError, match=r"channels is \(\); it must name at least one layer"):
+        ConvConfig(channels=())
+    with pytest.raises(ValueError, match=r"latent_dim is 0"):
+        ConvConfig(latent_dim=0)

@@ -1,0 +1,66 @@
+"""MPPI: its weights hit the effective sample size they are asked for."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from planners import MPPI, ActionBox
+from planners.mppi import ess_weights
+
+COSTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "normal": lambda x: x,
+    "squares": torch.square,
+    "heavy tail": lambda x: torch.exp(2 * x),
+    "huge": lambda x: 1e12 * x,
+    "tiny": lambda x: 1e-12 * x,
+    "offset": lambda x: x.square() + 1,
+    "some failed, one absurd": lambda x: x.where(x < 0.5, torch.inf).index_fill(1, torch.tensor([0]), 1e15),
+}
+
+
+@pytest.mark.parametrize("ess", [0.02, 0.1, 0.4])
+@pytest.mark.parametrize("candidates", [64, 300])
+@pytest.mark.parametrize("cost", COSTS.values(), ids=COSTS)
+def test_effective_sample_size_hits_the_target(cost: Callable[[Tensor], Tensor], candidates: int, ess: float) -> None:
+    cost_BN = cost(torch.randn(100, candidates, generator=torch.Generator().manual_seed(0)))
+    weight_BN = ess_weights(cost_BN, ess)
+    torch.testing.assert_close(weight_BN.sum(1), torch.ones(100))
+    torch.testing.assert_close(1 / weight_BN.square().sum(1), torch.full((100,), ess * candidates), rtol=0.03, atol=0)
+    assert (weight_BN[cost_BN.isinf()] == 0).all()
+    order = weight_BN.gather(1, cost_BN.argsort(1))
+    assert (order.diff() <= 0).all(), "a cheaper candidate never weighs less"
+
+
+def test_two_candidates_by_hand() -> None:
+    # w^2 + (1 - w)^2 = 1 / 1.5 has the solution w = (1 + sqrt(1/3)) / 2, whatever the cost gap.
+    for gap in (1e-3, 1.0, 1e9):
+        assert ess_weights(torch.tensor([[gap, 0.0]]), 0.75)[0, 1].item() == pytest.approx(0.788675, abs=0.005)
+
+
+def test_one_iteration_by_hand() -> None:
+    box = ActionBox.from_bounds(torch.tensor([-1.0]), torch.tensor([1.0]))
+    noise = torch.tensor([0.5, -0.5, 0.0, 0.0]).reshape(1, 2, 2, 1, 1)
+    planner = MPPI(horizon=1, candidates=2, iterations=2, ess=0.75, keep_mean=False, min_std=0.0)
+    plan = planner.plan(lambda a: (a - 0.5).square().sum((2, 3)), noise, box)
+    # Mean 0.5 (2w - 1), std sqrt(w (1 - w)); the second iteration draws the mean twice.
+    assert plan.action_BHA.item() == pytest.approx(0.288675, abs=0.005)
+    assert plan.spread_BI.tolist()[0] == pytest.approx([1, 0.408248], abs=0.005)
+
+
+def test_ties_and_failures_share_the_weight() -> None:
+    inf = torch.inf
+    flat, few, none, tied = ess_weights(
+        torch.tensor([[3.0] * 8, [1.0, 2.0, inf, inf, inf, inf, inf, inf], [inf] * 8, [0.0] * 5 + [1.0] * 3]), 0.5
+    )
+    assert flat.tolist() == pytest.approx([1 / 8] * 8)
+    assert few.tolist() == pytest.approx([0.5, 0.5] + [0] * 6)
+    assert none.tolist() == pytest.approx([1 / 8] * 8)
+    assert tied.tolist() == pytest.approx([0.2] * 5 + [0] * 3)
+
+
+@pytest.mark.parametrize("ess", [0.0, 0.003, 1.1, float("nan")])
+def test_bad_ess_is_refused(ess: float) -> None:
+    with pytest.raises(ValueError, match=rf"MPPI: ess is {ess}; .* must lie in \[1/300, 1\]"):
+        MPPI(ess=ess)

@@ -1,0 +1,64 @@
+"""The four functions of data parallelism, in one process and in two that meet in a file."""
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+from torch.testing import assert_close
+
+from lewm import distributed
+
+
+def test_one_process_is_rank_zero_of_one_and_nothing_is_copied():
+    x = torch.ones(3, requires_grad=True)
+    assert (distributed.world_size(), distributed.rank()) == (1, 0)
+    assert distributed.sum_over_ranks(x) is x
+
+
+def test_one_process_keeps_its_gradients():
+    module = nn.Linear(2, 1)
+    module(torch.ones(1, 2)).sum().backward()
+    before = [p.grad.clone() for p in module.parameters()]
+    distributed.average_gradients(module)
+    assert all(torch.equal(p.grad, b) for p, b in zip(module.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("world", [None, "1"])
+def test_no_process_group_outside_torchrun(monkeypatch, world):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    if world is not None:
+        monkeypatch.setenv("WORLD_SIZE", world)
+    distributed.init_from_env(torch.device("cpu"))
+    assert not dist.is_initialized()
+
+
+def two_ranks(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    result = {"who": (distributed.rank(), distributed.world_size())}
+
+    x = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).mul(rank + 1).t().requires_grad_()  # not contiguous
+    total = distributed.sum_over_ranks(x)
+    (total.square().sum() * 0.5).backward()
+    result |= {"x": x.detach(), "total": total.detach(), "grad": x.grad}
+
+    module = nn.ModuleDict({"used": nn.Linear(2, 3, bias=False), "frozen": nn.Linear(2, 2)})
+    module["used"].weight.grad = torch.full((3, 2), 2.0 + 4 * rank)
+    distributed.average_gradients(module)
+    result |= {"mean": module["used"].weight.grad, "frozen": module["frozen"].weight.grad}
+    torch.save(result, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes(tmp_path):
+    mp.spawn(two_ranks, (str(tmp_path),), nprocs=2)
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    expected = ranks[0]["x"] + ranks[1]["x"]
+    for index, result in enumerate(ranks):
+        assert result["who"] == (index, 2)
+        assert torch.equal(result["total"], expected)
+        # Each rank's loss is half the square of the sum: its gradient at x is the sum, once for either rank's loss.
+        assert_close(result["grad"], 2 * expected)
+        assert torch.equal(result["mean"], torch.full((3, 2), 4.0))
+        assert result["frozen"] is None
