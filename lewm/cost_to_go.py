@@ -92,7 +92,7 @@ def encode_store(model: WorldModel, store: Store, episodes: np.ndarray, quiet: b
     A goal is a single picture: with stacked frames it is stacked with itself, so that a goal means a pose at rest and
     the head learns when that picture is passed, whatever the velocity.
     """
-    seen = Windows(store, model.config.window(1), episodes, "disk", model.device)
+    seen = Windows(store, model.config.window(1), episodes, "auto", model.device)
     stacked = model.config.frame_stack
     latents, goals = [], []
     with Stage("encode", len(seen), "frames", quiet) as stage:

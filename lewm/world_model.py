@@ -106,7 +106,8 @@ class WorldModel(nn.Module):
             )
         frames = pixels_BTCYX.flatten(0, 1).to(self.pixel_scale.dtype)
         tokens = self.encoder(torch.addcmul(self.pixel_shift, frames, self.pixel_scale))
-        latent_BTKD: Tensor = tokens.unflatten(0, pixels_BTCYX.shape[:2])
+        # Under autocast the nets may answer in bfloat16; latents stay in full precision, or rollouts would drift.
+        latent_BTKD: Tensor = tokens.to(self.pixel_scale.dtype).unflatten(0, pixels_BTCYX.shape[:2])
         return latent_BTKD
 
     def scale_action(self, action: Tensor) -> Tensor:
@@ -116,7 +117,7 @@ class WorldModel(nn.Module):
     def predict(self, latent_BTKD: Tensor, action_BTA: Tensor) -> Tensor:
         """Entry t is the latent that follows frame t when the raw action block t leaves it (causal in t)."""
         predicted_BTKD: Tensor = self.predictor(latent_BTKD, self.scale_action(action_BTA))
-        return predicted_BTKD
+        return predicted_BTKD.to(latent_BTKD.dtype)
 
     def rollout(self, latent_BTKD: Tensor, past_BTA: Tensor, action_BNHA: Tensor) -> Tensor:
         """Imagine N futures of every problem: latent_BNHKD after each of the H blocks.
@@ -128,11 +129,10 @@ class WorldModel(nn.Module):
         seen = latent_BTKD.shape[1]
         if past_BTA.shape[1] != seen - 1:
             raise ValueError(f"rollout: {seen} frames need {seen - 1} past action blocks, got {past_BTA.shape[1]}")
-        rows = batch * candidates
         latents = latent_BTKD.repeat_interleave(candidates, 0)
         actions = torch.cat([past_BTA.repeat_interleave(candidates, 0), action_BNHA.flatten(0, 1)], 1)
         for now in range(seen, seen + horizon):
             start = max(0, now - self.context)
             window = self.predict(latents[:, start:now], actions[:, start:now])
             latents = torch.cat([latents, window[:, -1:]], 1)
-        return latents[:, seen:].reshape(batch, candidates, horizon, self.tokens, self.latent_dim) if rows else latents
+        return latents[:, seen:].unflatten(0, (batch, candidates))

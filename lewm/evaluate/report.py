@@ -26,7 +26,17 @@ from lewm.evaluate.evaluate import Evaluated
 from lewm.evaluate.manifest import Manifest, load_manifest, save_manifest
 from lewm.evaluate.methods import PlanConfig
 from lewm.evaluate.report_cards import make_cards
-from lewm.evaluate.report_figures import Line, chart, finite, interval_bar, linear, logarithmic, share, time_bars
+from lewm.evaluate.report_figures import (
+    Line,
+    chart,
+    finite,
+    interval_bar,
+    linear,
+    logarithmic,
+    milliseconds,
+    share,
+    time_bars,
+)
 from lewm.evaluate.results import ResultRow, load_results
 from lewm.evaluate.runner import Outcome
 from lewm.evaluate.statistics import mcnemar, wilson
@@ -93,6 +103,7 @@ def write_report(
         commands=list(context.get("commands", [])),
         texts=[(name, context[name]) for name in ("dataset", "config") if context.get(name)],
         health=dict(context.get("health", {})),
+        ms=milliseconds,
         version=__version__,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -265,13 +276,13 @@ def _gather(evaluated: Sequence[Evaluated], checkpoint: Checkpoint, store: Store
     run = read_json(out / "run.json") if (out / "run.json").is_file() else {}
     commands = [shlex.join(run["command"])] if run.get("command") else []
     commands += [command] if (command := shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])) not in commands else []
-    config, parameters = header["model"], sum(p.numel() for p in model.parameters())
+    config, count = header["model"], sum(p.numel() for p in model.parameters())
     gathered: dict[str, Any] = {
         "commands": commands,
         "config": (out / "config.yaml").read_text() if (out / "config.yaml").is_file() else "",
         "task": f"{origin.task}, {', '.join(f'{k} {v}' for k, v in origin.settings.items())}",
-        "model": f"{config['encoder']['name']} encoder, {config['predictor']['name']} predictor, {parameters:,} parameters",
-        "latent": f"{model.tokens} x {model.latent_dim} per frame, {model.config.frame_skip} environment steps per block",
+        "model": f"{config['encoder']['name']} encoder, {config['predictor']['name']} predictor, {count:,} parameters",
+        "latent": f"{model.tokens} x {model.latent_dim} per frame, {model.config.frame_skip} env steps per block",
         "hardware": f"{row.hardware} ({platform.system()} {platform.machine()})",
         "software": f"lewm {__version__}, torch {row.torch}, Python {platform.python_version()}",
         "threads while timing": str(row.threads),

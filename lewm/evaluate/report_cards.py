@@ -47,8 +47,8 @@ def make_cards(
 
 
 def _source(episode: int, start: int, goal_episode: int, goal: int) -> str:
-    where = f"frame {goal}" if goal_episode == episode else f"frame {goal} of episode {goal_episode}"
-    return f"recorded episode {episode}, frame {start} to {where}"
+    same = goal_episode == episode
+    return f"episode {episode}, frame {start} to {goal}{'' if same else f' of episode {goal_episode}'}"
 
 
 def success_distance(manifest: Manifest) -> float:

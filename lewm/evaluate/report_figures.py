@@ -176,10 +176,15 @@ def interval_bar(value: float, low: float, high: float, style: str = "s0") -> Ma
     )
 
 
+def milliseconds(value: float) -> str:
+    """A time with as many digits as matter."""
+    return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
 def time_bars(rows: Sequence[tuple[str, float, float, float, str]]) -> Markup:
     """Bars of milliseconds per plan: (name, encoder, search, 95th percentile, style) from top to bottom."""
     left, row, width = 88, 28, 340
-    room = width - left - 64
+    room = width - left - 112
     most = max([max(encode + search, p95) for _, encode, search, p95, _ in rows], default=0.0) or 1.0
     parts = []
     for number, (name, encode, search, p95, style) in enumerate(rows):
@@ -192,7 +197,7 @@ def time_bars(rows: Sequence[tuple[str, float, float, float, str]]) -> Markup:
             f'<line class="whisker" x1="{left + first + second:.1f}" x2="{left + end:.1f}" y1="{y + 8}" y2="{y + 8}"/>',
             f'<line class="whisker" x1="{left + end:.1f}" x2="{left + end:.1f}" y1="{y + 4}" y2="{y + 12}"/>',
             f'<text class="ink strong" x="{left + max(end, first + second) + 8:.1f}" y="{y + 12}">'
-            f"{encode + search:.3g} ms</text>",
+            f"{milliseconds(encode + search)}{f', encoder {milliseconds(encode)}' if encode else ''}</text>",
         ]
     return _svg(width, 10 + row * len(rows), "milliseconds per plan, encoder and search", parts)
 
