@@ -38,6 +38,7 @@ class GoalEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]]):
     """Seconds per env step."""
     success_distance: ClassVar[float]
     """A state satisfies a goal when their `distance` is smaller than this."""
+    action_space: gymnasium.spaces.Box  # type: ignore[assignment]  # Gymnasium says Space[ActType], which has no bounds
     home_state: ClassVar[tuple[float, ...]]
     """The state before the first reset, and the one whose picture is the renderer's fingerprint."""
 

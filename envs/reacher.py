@@ -48,7 +48,7 @@ class Reacher(GoalEnv):
     Starting State: shoulder uniform over the circle, elbow uniform within 2.7 rad, at rest; the goal likewise, redrawn
         while the start satisfies it.
 
-    Success: both wrapped joint errors smaller than 0.05 rad; velocities do not count.
+    Success: both joint errors, the shoulder's wrapped, smaller than 0.05 rad; velocities do not count.
 
     Episode end: none by itself; truncated after 200 steps when made by `gymnasium.make`.
 
@@ -115,9 +115,12 @@ class Reacher(GoalEnv):
         return state_NTS
 
     def distance(self, state_S: ArrayLike, goal_S: ArrayLike) -> Array:
-        """The larger of the two wrapped joint errors, in rad; leading axes broadcast."""
-        error = wrap_angle(self.as_states(state_S)[..., :2] - self.as_states(goal_S)[..., :2])
-        return np.asarray(np.abs(error).max(-1))
+        """The larger of the two joint errors, in rad; leading axes broadcast.
+
+        The shoulder's is wrapped. The elbow's is not: its joint stops short of a half turn, so the way round is closed.
+        """
+        error = self.as_states(state_S)[..., :2] - self.as_states(goal_S)[..., :2]
+        return np.asarray(np.maximum(np.abs(wrap_angle(error[..., 0])), np.abs(error[..., 1])))
 
     def make_policy(self, name: str, noise: float) -> Policy:
         """`expert` (PD control to random poses), `correlated` (smooth random torques) or `random` (uniform torques)."""

@@ -1,8 +1,8 @@
 """World-model planning for control: recorded rollouts in, a planner that reaches a goal image out.
 
-    agent = lewm.Agent.load("runs/demo/checkpoint")
-    agent.reset(goal_pixels)
-    action = agent.act(pixels)
+agent = lewm.Agent.load("runs/demo/checkpoint")
+agent.reset(goal_pixels)
+action = agent.act(pixels)
 """
 
 import importlib

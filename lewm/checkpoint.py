@@ -5,7 +5,6 @@ task and the renderer it saw. Trainer state lives elsewhere (`lewm.train`).
 """
 
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -94,18 +93,20 @@ def save_checkpoint(
         "training": training,
     }
     parts: dict[str, nn.Module] = {"model": model} | ({"cost_to_go": cost_to_go} if cost_to_go else {})
-    tensors = {f"{name}.{k}": v.contiguous().cpu() for name, part in parts.items() for k, v in part.state_dict().items()}
+    tensors = {
+        f"{name}.{k}": v.contiguous().cpu() for name, part in parts.items() for k, v in part.state_dict().items()
+    }
     save_file(tensors, partial / "model.safetensors")
     (partial / "config.json").write_text(json.dumps(header, indent=2) + "\n")
     (partial / "README.md").write_text(card or _card(header, model))
     if path.exists():
         retired = path.with_name(path.name + ".old")
         shutil.rmtree(retired, ignore_errors=True)
-        os.replace(path, retired)
-        os.replace(partial, path)
+        path.replace(retired)
+        partial.replace(path)
         shutil.rmtree(retired)
     else:
-        os.replace(partial, path)
+        partial.replace(path)
 
 
 def load(path: str | Path, device: str = "cpu") -> Checkpoint:
@@ -125,7 +126,9 @@ def load(path: str | Path, device: str = "cpu") -> Checkpoint:
     try:
         tensors = load_file(folder / "model.safetensors")
     except SafetensorError as error:
-        raise ValueError(f"{folder / 'model.safetensors'} cannot be read ({error}): copy the checkpoint again") from error
+        raise ValueError(
+            f"{folder / 'model.safetensors'} cannot be read ({error}): copy the checkpoint again"
+        ) from error
     model = WorldModel(header.model, header.facts)
     parts: dict[str, nn.Module] = {"model": model}
     head = CostToGo(header.cost_to_go, model.latent_dim, model.tokens) if header.cost_to_go else None
@@ -154,10 +157,14 @@ def _load_strictly(parts: dict[str, nn.Module], tensors: dict[str, Tensor], path
     if missing := sorted(wanted.keys() - tensors.keys()):
         raise ValueError(f"{path}: tensor {missing[0]} is missing ({len(missing)} in all): config.json describes more")
     if extra := sorted(tensors.keys() - wanted.keys()):
-        raise ValueError(f"{path}: tensor {extra[0]} is not part of the model config.json describes ({len(extra)} in all)")
+        raise ValueError(
+            f"{path}: tensor {extra[0]} is not part of the model config.json describes ({len(extra)} in all)"
+        )
     for key, value in wanted.items():
         if tensors[key].shape != value.shape:
-            raise ValueError(f"{path}: {key} has shape {tuple(tensors[key].shape)}; the model needs {tuple(value.shape)}")
+            raise ValueError(
+                f"{path}: {key} has shape {tuple(tensors[key].shape)}; the model needs {tuple(value.shape)}"
+            )
     for name, part in parts.items():
         part.load_state_dict({k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")})
 
@@ -169,15 +176,17 @@ def _card(header: dict[str, Any], model: WorldModel) -> str:
     head = "with" if header["cost_to_go"] else "without"
     return f"""# lewm world model: {origin["task"]}
 
-{config["encoder"]["name"]} encoder, {config["predictor"]["name"]} predictor, {count:,} parameters, {model.tokens} token(s)
-of width {model.latent_dim} per frame, {head} a cost-to-go head. One prediction spans {config["frame_skip"]} actions.
+{config["encoder"]["name"]} encoder, {config["predictor"]["name"]} predictor, {count:,} parameters,
+{model.tokens} token(s) of width {model.latent_dim} per frame, {head} a cost-to-go head.
+One prediction spans {config["frame_skip"]} actions.
 
-- pictures: {header["facts"]["size"]} x {header["facts"]["size"]}, {config["frame_stack"]} stacked, task settings `{json.dumps(origin["settings"])}`
+- pictures: {header["facts"]["size"]} x {header["facts"]["size"]}, {config["frame_stack"]} stacked
+- task settings: `{json.dumps(origin["settings"])}`
 - training: `{json.dumps(header["training"])}`
 - written by lewm {header["lewm_version"]}
 
 ```python
 import lewm
-agent = lewm.Agent.load("{Path(".").name or "checkpoint"}")
+agent = lewm.Agent.load("path/to/this/folder")
 ```
 """

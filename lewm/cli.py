@@ -31,7 +31,8 @@ def add_run(parser: argparse.ArgumentParser, optional: bool = False) -> None:
         "config",
         nargs="?" if optional else None,
         default="two_room" if optional else None,
-        help="a YAML file or the name of a shipped run (two_room, reacher, ...)" + (", default two_room" if optional else ""),
+        help="a YAML file or the name of a shipped run (two_room, reacher, ...)"
+        + (", default two_room" if optional else ""),
     )
     parser.add_argument("--print-config", action="store_true", help="print the resolved run and stop")
     parser.add_argument("--keys", action="store_true", help="list every key that can be overridden and stop")
@@ -39,7 +40,9 @@ def add_run(parser: argparse.ArgumentParser, optional: bool = False) -> None:
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Where torch computes."""
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default auto: CUDA where there is one)")
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1 (default auto: CUDA where there is one)"
+    )
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -125,6 +128,8 @@ def train(args: argparse.Namespace) -> None:
     distributed.init_from_env(device)
     data = args.data if args.data is not None else args.out / "data"
     if not (data / "meta.json").exists() and args.data is None:
+        if distributed.world_size() > 1:
+            raise ValueError(f"{data} holds no recordings: record them first, with `lewm collect` and one process")
         store = pipeline.record(run, data, args.processes)
     else:
         store = Store.open(data)
@@ -132,7 +137,9 @@ def train(args: argparse.Namespace) -> None:
         path = pipeline.refit_cost_to_go(args.cost_to_go_only, run.cost_to_go, store, args.out, str(device))
     else:
         path = pipeline.fit(run, store, args.out, device)
-    print(f"checkpoint {path}")
+    if distributed.rank() == 0:
+        print(f"checkpoint {path}")
+    distributed.finish()
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -153,7 +160,9 @@ def evaluate(args: argparse.Namespace) -> None:
     elif store is not None:
         evaluated = pipeline.measure(run.evaluate, checkpoint, store, args.out)
     else:
-        raise ValueError("evaluate needs goals: pass --data (recordings to draw held-out pairs from) or --manifest FILE")
+        raise ValueError(
+            "evaluate needs goals: pass --data (recordings to draw held-out pairs from) or --manifest FILE"
+        )
     rows = [e.row for e in evaluated]
     write_json(args.json, rows)
     print(table(rows))
@@ -229,7 +238,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show the full traceback of an error")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
 
-    def command(name: str, run: Callable[[argparse.Namespace], None], text: str, detail: str) -> argparse.ArgumentParser:
+    def command(
+        name: str, run: Callable[[argparse.Namespace], None], text: str, detail: str
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name, help=text, description=detail, formatter_class=argparse.RawDescriptionHelpFormatter
         )
@@ -246,7 +257,9 @@ def build_parser() -> argparse.ArgumentParser:
     add_json(sub)
     sub.set_defaults(takes_overrides=True)
 
-    sub = command("collect", collect, "record rollouts", f"Record rollouts with scripted policies into a store. {overrides}")
+    sub = command(
+        "collect", collect, "record rollouts", f"Record rollouts with scripted policies into a store. {overrides}"
+    )
     add_run(sub)
     sub.add_argument("--out", type=Path, required=True, help="folder of the store; a killed recording is continued")
     sub.add_argument("--seed", type=int, help="seed (default: the run's own)")
@@ -265,10 +278,14 @@ def build_parser() -> argparse.ArgumentParser:
         f"Train, or continue a training that was killed. Under torchrun it is data parallel. {overrides}",
     )
     add_run(sub)
-    sub.add_argument("--data", type=Path, help="store to train on (default OUT/data, recorded first if it is not there)")
+    sub.add_argument(
+        "--data", type=Path, help="store to train on (default OUT/data, recorded first if it is not there)"
+    )
     sub.add_argument("--out", type=Path, required=True, help="folder of the run; the model ends up in OUT/checkpoint")
     sub.add_argument("--seed", type=int, help="seed (default: the run's own)")
-    sub.add_argument("--processes", type=int, default=cpu_count(), help="recording processes, where data must be recorded")
+    sub.add_argument(
+        "--processes", type=int, default=cpu_count(), help="recording processes, where data must be recorded"
+    )
     sub.add_argument("--cost-to-go-only", type=Path, metavar="CHECKPOINT", help="only fit a cost-to-go for this model")
     add_device(sub)
     sub.set_defaults(takes_overrides=True)
@@ -301,7 +318,9 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--checkpoint", type=Path, required=True, help="folder that `lewm train` wrote")
     sub.add_argument("--data", type=Path, help="store whose held-out episodes give starts and goals")
     sub.add_argument("--manifest", type=Path, nargs="+", help="rerun exactly these start and goal pairs instead")
-    sub.add_argument("--out", type=Path, required=True, help="folder for manifests, outcomes, results.json, report.html")
+    sub.add_argument(
+        "--out", type=Path, required=True, help="folder for manifests, outcomes, results.json, report.html"
+    )
     sub.add_argument("--seed", type=int, help="seed (default: the run's own)")
     add_device(sub)
     add_json(sub)
@@ -325,7 +344,9 @@ def build_parser() -> argparse.ArgumentParser:
     add_device(sub)
     add_json(sub)
 
-    sub = command("doctor", doctor, "what works on this machine", "Check torch, threads, GL, extras; say how to mend them.")
+    sub = command(
+        "doctor", doctor, "what works on this machine", "Check torch, threads, GL, extras; say how to mend them."
+    )
     add_json(sub)
 
     import shtab
@@ -336,6 +357,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the `lewm` script."""
+    # Idle OpenMP threads that spin take the cores from those that work; it has to be said before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
     if rest and not args.takes_overrides:

@@ -5,6 +5,7 @@ latents of the same recordings, by expectile temporal-difference learning (the o
 Q-learning, Kostrikov et al. 2021), and any model can be given one later.
 """
 
+import itertools
 import math
 import time
 from dataclasses import dataclass
@@ -67,7 +68,7 @@ class CostToGo(nn.Module):
         self.register_buffer("std_D", torch.ones(features))
         widths = [3 * features] + [config.width] * config.layers
         layers: list[nn.Module] = []
-        for wide, narrow in zip(widths, widths[1:], strict=False):
+        for wide, narrow in itertools.pairwise(widths):
             layers += [nn.Linear(wide, narrow), nn.SiLU()]
         self.net = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
 
@@ -196,11 +197,11 @@ def train_cost_to_go(
                 for slow, fast in zip(target_head.parameters(), head.parameters(), strict=True):
                     slow.lerp_(fast, config.target_rate)
             step += 1
-            if step % 100 == 0:
+            if step % 100 == 0 or step == config.steps:
                 value = loss.item()
                 if not math.isfinite(value):
                     raise RuntimeError(f"cost-to-go: the loss is {value} at step {step}; lower its learning_rate")
-                stage.update(100, loss=value)
+                stage.update(step - stage.done, loss=value)
             if step == config.steps or time.monotonic() - saved > 20:
                 saved = time.monotonic()
                 parts = {"head": head.state_dict(), "target": target_head.state_dict()}

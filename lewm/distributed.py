@@ -1,4 +1,4 @@
-"""Data parallelism in four functions: who am I, sum a tensor (with gradient), average gradients, set up.
+"""Data parallelism in a few functions: who am I, sum a tensor (with gradient), average gradients, set up.
 
 Every statistic that must be exact over the global batch (SIGReg, BatchNorm) goes through `sum_over_ranks`.
 torch's own `distributed.nn.all_reduce` is deprecated and its successor cannot differentiate an average, so the sum is
@@ -62,7 +62,22 @@ def average_gradients(module: nn.Module) -> None:
         grad.copy_(mean.view_as(grad))
 
 
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is set on any process; every process must ask at the same step."""
+    if world_size() == 1:
+        return flag
+    count = torch.tensor(float(flag), device=device)
+    dist.all_reduce(count)
+    return count.item() > 0
+
+
 def init_from_env(device: torch.device) -> None:
     """Join the process group that torchrun describes in the environment; do nothing outside torchrun."""
     if "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def finish() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

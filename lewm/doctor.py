@@ -28,8 +28,6 @@ EXTRAS = {"pytest": "test", "hypothesis": "test", "ruff": "dev", "mypy": "dev"}
 def check_python() -> Finding:
     """The interpreter."""
     version = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info < (3, 11):
-        return Finding("python", "broken", version, "install Python 3.11 or newer")
     return Finding("python", "ok", version)
 
 
@@ -66,7 +64,10 @@ def check_compiler() -> Finding:
 
 def check_physics() -> Finding:
     """MuJoCo steps."""
-    code = "import envs; e = envs.make('reacher'); e.reset(seed=0); e.advance([0.1, 0.1]); import mujoco; print(mujoco.__version__)"
+    code = (
+        "import envs, mujoco; e = envs.make('reacher'); e.reset(seed=0); e.advance([0.1, 0.1]); "
+        "print(mujoco.__version__)"
+    )
     return _try("MuJoCo physics", code, "pip install 'mujoco>=3.3,!=4.0.0'", "broken")
 
 
@@ -89,7 +90,9 @@ def check_extras() -> Finding:
     """Optional packages."""
     absent = sorted({extra for module, extra in EXTRAS.items() if importlib.util.find_spec(module) is None})
     if absent:
-        return Finding("extras", "missing", f"not installed: {', '.join(absent)}", f"pip install 'lewm[{','.join(absent)}]'")
+        return Finding(
+            "extras", "missing", f"not installed: {', '.join(absent)}", f"pip install 'lewm[{','.join(absent)}]'"
+        )
     return Finding("extras", "ok", ", ".join(sorted(set(EXTRAS.values()))))
 
 

@@ -67,7 +67,8 @@ def record(run: RunConfig, out: Path, processes: int, quiet: bool = False) -> St
 
 def fit(run: RunConfig, store: Store, out: Path, device: torch.device, quiet: bool = False) -> Path:
     """Train the world model, then its cost-to-go; returns the checkpoint folder `out/checkpoint`."""
-    save_run(run, out)
+    if distributed.rank() == 0:
+        save_run(run, out)
     model = train(run.model, run.objective, run.train, store, out / "train", device, quiet)
     path = out / "checkpoint"
     if distributed.rank() > 0:

@@ -1,4 +1,4 @@
-"""One progress line per stage: rate, numbers of interest, time left. A live line on a terminal, plain lines elsewhere."""
+"""One progress line per stage: rate, numbers of interest, time left. Live on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -26,7 +26,9 @@ class Stage:
         self.started = self.printed = time.monotonic()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._print(final=kind is None)
 
     def skip_to(self, done: int) -> None:

@@ -1,7 +1,7 @@
 """Plain data (YAML, JSON) to frozen dataclasses, with errors that name the key, the value and the closest valid name.
 
-pydantic checks the leaves; this walks the dataclasses, because a sentence with the full path and the nearest key is worth
-more to a user than a list of what every member of a union would have wanted.
+pydantic checks the leaves; this walks the dataclasses, because a sentence with the full path and the nearest key is
+worth more to a user than a list of what every member of a union would have wanted.
 """
 
 import ast
@@ -121,17 +121,22 @@ def _tag(cls: type) -> tuple[str, str] | None:
 
 def _dataclasses_in(hint: Any) -> list[type]:
     """The dataclasses an annotation mentions: itself, the members of a union, the items of a tuple."""
-    if dataclasses.is_dataclass(hint):
-        return [hint]  # type: ignore[list-item]
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return [hint]
     if get_origin(hint) in (Union, types.UnionType, tuple, Annotated):
         return [cls for argument in get_args(hint) for cls in _dataclasses_in(argument)]
     return []
 
 
-@functools.cache
 def _hints(cls: type) -> dict[str, Any]:
+    """Field names and their annotations, resolved."""
+    return _cached_hints(cls)
+
+
+@functools.cache
+def _cached_hints(cls: Any) -> dict[str, Any]:
     hints = get_type_hints(cls, include_extras=True)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
 @functools.cache

@@ -28,6 +28,10 @@ from lewm.progress import Stage
 from lewm.world_model import ModelConfig, ModelFacts, WorldModel
 
 
+STOP_EVERY = 10
+"""Steps between two looks at the stop signals when there are several processes."""
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """How the world model is trained."""
@@ -153,7 +157,7 @@ def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.A
 
 def flatten(tree: dict[str, Any], path: str = "") -> dict[str, str]:
     """Nested settings as {"train.steps": "500", ...}."""
-    flat = {}
+    flat: dict[str, str] = {}
     for name, value in tree.items():
         flat |= flatten(value, f"{path}{name}.") if isinstance(value, dict) else {path + name: str(value)}
     return flat
@@ -303,7 +307,7 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(model_config, objective, config, store, out, device)
     log = TrainLog(trainer)
-    with stop_signals() as stopped, Stage("train", config.steps, "steps", quiet or distributed.rank() > 0) as stage:
+    with stop_signals() as received, Stage("train", config.steps, "steps", quiet or distributed.rank() > 0) as stage:
         stage.skip_to(trainer.step)
         while trainer.step < config.steps:
             start = time.perf_counter()
@@ -312,11 +316,14 @@ def train(
             losses, norm = trainer.update(batch)
             log.add(losses, norm, batch, read - start, time.perf_counter() - read)
             due = trainer.step % config.checkpoint_every == 0 or trainer.step == config.steps
-            if stopped or due or trainer.step % config.log_every == 0:
+            # Processes must agree on where they stop, and asking them costs a synchronisation.
+            ask = distributed.world_size() == 1 or trainer.step % STOP_EVERY == 0
+            stop = ask and distributed.any_rank(bool(received), device)
+            if stop or due or trainer.step % config.log_every == 0:
                 log.flush(stage)
-            if stopped or due:
+            if stop or due:
                 trainer.save()
-            if stopped:
+            if stop:
                 raise Interrupted(f"stopped at step {trainer.step}; {trainer.state_path} is saved: run again to go on")
             if config.probe_every and trainer.step % config.probe_every == 0:
                 log.probe()

@@ -147,18 +147,18 @@ def test_a_save_killed_at_any_rename_leaves_a_complete_checkpoint(
     def save(note: int) -> None:
         save_checkpoint(folder, new, None, replace(toy_origin(), seed=note), {})
 
-    real, calls = os.replace, [0]
+    real, calls = Path.replace, [0]
     for stop in range(2):
         calls[0] = 0
 
-        def replace_or_die(source: Path, target: Path, stop: int = stop) -> None:
+        def replace_or_die(source: Path, target: Path, stop: int = stop) -> Path:
             if calls[0] == stop:
                 raise KeyboardInterrupt
             calls[0] += 1
-            real(source, target)
+            return real(source, target)
 
         with monkeypatch.context() as patch:
-            patch.setattr(os, "replace", replace_or_die)
+            patch.setattr(Path, "replace", replace_or_die)
             with pytest.raises(KeyboardInterrupt):
                 save(stop)
         complete = [path for path in folder.parent.iterdir() if _loads(path)]
@@ -187,7 +187,13 @@ def test_saving_leaves_the_old_one_alone_when_it_fails(folder: Path) -> None:
 def test_the_card_says_what_it_is(folder: Path) -> None:
     card = (folder / "README.md").read_text()
     count = sum(p.numel() for p in toy_model().parameters())
-    for part in ("two_room", "conv encoder, mlp predictor", f"{count:,} parameters", "with a cost-to-go head", "32 x 32"):
+    for part in (
+        "two_room",
+        "conv encoder, mlp predictor",
+        f"{count:,} parameters",
+        "with a cost-to-go head",
+        "32 x 32",
+    ):
         assert part in card
 
 

@@ -73,9 +73,7 @@ def test_nested_data_becomes_dataclasses() -> None:
         },
         "house.yaml",
     )
-    assert house == House(
-        Dog(tricks=("sit", "roll")), 70.0, (Cat(lives=3), Dog()), Cat(lives=2), (1, 2), {"rent": 5.0}
-    )
+    assert house == House(Dog(tricks=("sit", "roll")), 70.0, (Cat(lives=3), Dog()), Cat(lives=2), (1, 2), {"rent": 5.0})
     assert isinstance(house.area, float)
     assert build(House, asdict(house), "again") == house
     assert build(House, house, "as it is") is house

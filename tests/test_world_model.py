@@ -22,7 +22,9 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def stepwise(model: WorldModel, latent_TKD: torch.Tensor, past_TA: torch.Tensor, action_HA: torch.Tensor) -> torch.Tensor:
+def stepwise(
+    model: WorldModel, latent_TKD: torch.Tensor, past_TA: torch.Tensor, action_HA: torch.Tensor
+) -> torch.Tensor:
     """One candidate of one problem, one prediction at a time, each from the last `context` frames."""
     frames, actions = list(latent_TKD), [*past_TA, *action_HA]
     seen = len(frames)
@@ -51,7 +53,11 @@ def test_rollout_is_stepwise_prediction(name: str, seen: int) -> None:
 @pytest.mark.parametrize("name", PREDICTORS)
 def test_candidates_and_problems_are_independent(name: str) -> None:
     model = toy_model(PREDICTORS[name])
-    latent, past, action = draw(B, 2, 1, 4), draw(B, 1, model.action_dim, seed=1), draw(B, N, H, model.action_dim, seed=2)
+    latent, past, action = (
+        draw(B, 2, 1, 4),
+        draw(B, 1, model.action_dim, seed=1),
+        draw(B, N, H, model.action_dim, seed=2),
+    )
     imagined = model.rollout(latent, past, action)
     changed = action.clone()
     changed[1, 2] += 1
@@ -78,7 +84,11 @@ def test_a_later_action_changes_nothing_before_it(name: str) -> None:
 @pytest.mark.parametrize("name", ["adaln", "rotary"])
 def test_the_past_matters_to_predictors_with_memory(name: str) -> None:
     model = toy_model(PREDICTORS[name])
-    latent, past, action = draw(1, 3, 1, 4), draw(1, 2, model.action_dim, seed=1), draw(1, 1, 1, model.action_dim, seed=2)
+    latent, past, action = (
+        draw(1, 3, 1, 4),
+        draw(1, 2, model.action_dim, seed=1),
+        draw(1, 1, 1, model.action_dim, seed=2),
+    )
     imagined = model.rollout(latent, past, action)
     assert (model.rollout(latent, past + 1, action) - imagined).abs().max() > 1e-4
     other = torch.cat([draw(1, 1, 1, 4, seed=9), latent[:, 1:]], 1)

@@ -6,10 +6,10 @@ from typing import Literal
 
 import numpy as np
 import torch
-from planners import CEM, ActionBox, PlannerConfig, noise_table, shift
 from torch import Tensor
 
 from lewm.planning.policy import Start
+from planners import CEM, ActionBox, PlannerConfig, noise_table, shift
 
 
 @dataclass(frozen=True)

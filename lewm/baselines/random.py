@@ -32,6 +32,7 @@ class RandomPolicy:
     def start(self, starts: Sequence[Start]) -> None:
         """Seed one generator per problem."""
         self.space = starts[0].task.action_space
+        self.held = np.zeros((len(starts), *self.space.shape), np.float32)
         self.rngs = [np.random.default_rng((self.seed, s.index)) for s in starts]
         self.step = 0
 

@@ -1,1 +1,1 @@
-""""""
+"""Benchmarks: speed, never success."""

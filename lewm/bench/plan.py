@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from planners import PLANNERS, noise_table
 
 from lewm.checkpoint import load
 from lewm.config import load as load_config
@@ -16,6 +15,7 @@ from lewm.pipeline import pick_device
 from lewm.planning.agent import action_box
 from lewm.planning.costs import CostConfig, Situation, goal_cost
 from lewm.world_model import ModelFacts, WorldModel
+from planners import PLANNERS, noise_table
 
 BUDGETS = ((32, 3, 2), (64, 3, 4), (300, 10, 5))
 """Candidates, iterations, horizon."""
@@ -54,7 +54,15 @@ def fresh_model(config: str) -> tuple[WorldModel, CostToGo]:
 
 
 @torch.inference_mode()
-def time_plan(model: WorldModel, head: CostToGo | None, planner_name: str, budget: tuple[int, int, int], batch: int, cost: CostConfig, plans: int) -> tuple[float, float]:
+def time_plan(
+    model: WorldModel,
+    head: CostToGo | None,
+    planner_name: str,
+    budget: tuple[int, int, int],
+    batch: int,
+    cost: CostConfig,
+    plans: int,
+) -> tuple[float, float]:
     """p50 and p95 milliseconds per plan and problem, noise drawing included, warm-up excluded."""
     candidates, iterations, horizon = budget
     planner = PLANNERS[planner_name](candidates=candidates, iterations=iterations, horizon=horizon)
@@ -74,7 +82,7 @@ def time_plan(model: WorldModel, head: CostToGo | None, planner_name: str, budge
 
 
 def bench_plan(checkpoint: Path | None, config: str, threads: int, plans: int, device: str) -> list[BenchRow]:
-    """Every planner of the table at every budget and batch size, with latent-L2 and, where there is a head, cost-to-go."""
+    """Every planner at every budget and batch size, with latent-L2 and, where there is a head, cost-to-go."""
     chosen = pick_device(device)
     if checkpoint is not None:
         loaded = load(checkpoint, str(chosen))
@@ -92,7 +100,19 @@ def bench_plan(checkpoint: Path | None, config: str, threads: int, plans: int, d
                     for cost in costs:
                         p50, p95 = time_plan(model, head, planner, budget, batch, cost, plans)
                         rows.append(
-                            BenchRow(planner, chosen.type, threads, name, batch, *budget, cost.label, p50, p95, hardware(), torch.__version__)
+                            BenchRow(
+                                planner,
+                                chosen.type,
+                                threads,
+                                name,
+                                batch,
+                                *budget,
+                                cost.label,
+                                p50,
+                                p95,
+                                hardware(),
+                                torch.__version__,
+                            )
                         )
     return rows
 
@@ -103,5 +123,8 @@ def table(rows: list[BenchRow]) -> str:
     for r in rows:
         budget = f"{r.candidates}x{r.iterations}x{r.horizon}"
         lines.append(f"{r.case:<8} {r.batch:>5} {budget:>10}  {r.cost:<24} {r.ours_ms_p50:>8.2f} {r.ours_ms_p95:>8.2f}")
-    lines.append(f"per plan and problem, latents to actions; {rows[0].threads} thread(s), {rows[0].hardware}, torch {rows[0].torch}")
+    lines.append(
+        f"per plan and problem, latents to actions; {rows[0].threads} thread(s), {rows[0].hardware}, "
+        f"torch {rows[0].torch}"
+    )
     return "\n".join(lines)

@@ -1,1 +1,1 @@
-""""""
+"""Honest numbers: manifests, runs, intervals, timings, the report."""

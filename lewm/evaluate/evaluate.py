@@ -26,10 +26,8 @@ class EvaluateConfig:
 
     goals: tuple[GoalSet, ...] = (GoalSet("ahead_25"),)
     """Sets of start and goal pairs."""
-    methods: tuple[MethodConfig, ...] = field(
-        default_factory=lambda: (PlanConfig(), RandomConfig(), OracleConfig())
-    )
-    """Planners and baselines; `random` and `oracle` belong in every table."""
+    methods: tuple[MethodConfig, ...] = field(default_factory=lambda: (PlanConfig(), RandomConfig(), OracleConfig()))
+    """Planners and baselines; a random and an oracle row are added where they are missing."""
     seed: int = 0
     """Decides the pairs and every method's noise."""
     batch: int = 50
@@ -42,7 +40,9 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         for what, names in (("goals", [g.name for g in self.goals]), ("methods", [m.name for m in self.methods])):
             if len(set(names)) != len(names):
-                raise ValueError(f"evaluate.{what}: two are called {max(names, key=names.count)!r}; give each its own name")
+                raise ValueError(
+                    f"evaluate.{what}: two are called {max(names, key=names.count)!r}; give each its own name"
+                )
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,12 @@ def held_out_manifests(config: EvaluateConfig, store: Store, checkpoint: Checkpo
     return manifests
 
 
+def with_baselines(methods: Sequence[MethodConfig]) -> tuple[MethodConfig, ...]:
+    """The methods, and the floor and the ceiling that belong in every table."""
+    kinds = {method.kind for method in methods}
+    return (*methods, *(baseline for baseline in (RandomConfig(), OracleConfig()) if baseline.kind not in kinds))
+
+
 def _key(method: MethodConfig, manifest: Manifest, checkpoint: Checkpoint | None, seed: int) -> str:
     """What an outcome depends on; a log written for anything else is not continued."""
     weights = ""
@@ -91,7 +97,7 @@ def evaluate(
     """Run every method on every manifest; outcomes are logged in `out` as they come and reused by the next call."""
     results = []
     for manifest in manifests:
-        for method in config.methods:
+        for method in with_baselines(config.methods):
             policy = make_policy(method, checkpoint, config.seed)
             log = out / "outcomes" / f"{manifest.goals.name}.{method.name}.jsonl"
             with Stage(f"{manifest.goals.name} {method.name}"[:28], len(manifest.problems), "goals", quiet) as stage:

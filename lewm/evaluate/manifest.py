@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import envs
 import numpy as np
 
+import envs
 from lewm.data.store import Store
 from lewm.schema import build, read_json
 

@@ -3,13 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from planners import CEM, PlannerConfig
-
 from lewm.baselines import BASELINES, BaselineConfig
 from lewm.checkpoint import Checkpoint
 from lewm.planning.agent import Agent
 from lewm.planning.costs import CostConfig
 from lewm.planning.policy import AgentPolicy, Policy
+from planners import CEM, PlannerConfig
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,4 @@ def labels(method: MethodConfig) -> MethodLabels:
         return MethodLabels(method.name, "none", "none", 0, 0, 0, 0)
     cost = method.cost.label if isinstance(method, PlanConfig) else "true distance (sum)"
     every = method.replan_every if isinstance(method, PlanConfig) else 1
-    return MethodLabels(
-        method.name, planner.name, cost, planner.candidates, planner.iterations, planner.horizon, every
-    )
+    return MethodLabels(method.name, planner.name, cost, planner.candidates, planner.iterations, planner.horizon, every)

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import envs
 import numpy as np
 
+import envs
 from lewm.evaluate.manifest import Manifest
 from lewm.planning.policy import Policy, Start
 

@@ -18,7 +18,9 @@ def wilson(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
 def mcnemar(ours: list[bool], theirs: list[bool]) -> float:
     """Exact two-sided McNemar p-value for two methods run on the same problems."""
     if len(ours) != len(theirs):
-        raise ValueError(f"mcnemar: {len(ours)} outcomes against {len(theirs)}; both methods must run the same manifest")
+        raise ValueError(
+            f"mcnemar: {len(ours)} outcomes against {len(theirs)}; both methods must run the same manifest"
+        )
     wins = sum(a and not b for a, b in zip(ours, theirs, strict=True))
     losses = sum(b and not a for a, b in zip(ours, theirs, strict=True))
     n = wins + losses

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import envs
 import numpy as np
 import torch
 
+import envs
 from lewm.evaluate.manifest import Manifest
 from lewm.planning.policy import Policy, Start
 
@@ -69,6 +69,8 @@ def hardware() -> str:
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        models = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        models = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
         name = f"{models[0]} x {len(models)}" if models else name
     return f"{name}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else name

@@ -274,7 +274,7 @@ def load_traces(folder: Path) -> tuple[list[Trace], LatentMap | None]:
     latent_map = None
     for path in sorted(folder.glob("*.npz")):
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 if path.stem == "latent_map":
                     latent_map = LatentMap(**file)
                     continue

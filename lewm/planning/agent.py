@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from planners import PLANNERS, ActionBox, Plan, Planner, noise_table, shift
 from torch import Tensor
 
 from lewm.checkpoint import Checkpoint, load
 from lewm.planning.costs import CostConfig, Situation, goal_cost
 from lewm.world_model import WorldModel
+from planners import PLANNERS, ActionBox, Plan, Planner, noise_table, shift
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,9 @@ class Agent:
         seed: int = 0,
     ) -> None:
         if not 1 <= replan_every <= planner.horizon:
-            raise ValueError(f"replan_every is {replan_every}; it must lie in 1..{planner.horizon}, the planner's horizon")
+            raise ValueError(
+                f"replan_every is {replan_every}; it must lie in 1..{planner.horizon}, the planner's horizon"
+            )
         self.model, self.head = checkpoint.model, checkpoint.cost_to_go
         if "cost_to_go" in cost.terms and self.head is None:
             raise ValueError(f"cost cost_to_go: {checkpoint.path} has no cost-to-go head; use latent_l2 or train one")
@@ -113,9 +115,7 @@ class Agent:
         return cls(checkpoint, planner, cost, replan_every, history, seed)
 
     @torch.inference_mode()
-    def reset(
-        self, goal: np.ndarray, episodes: Sequence[int] | None = None, past: Sequence[np.ndarray] = ()
-    ) -> None:
+    def reset(self, goal: np.ndarray, episodes: Sequence[int] | None = None, past: Sequence[np.ndarray] = ()) -> None:
         """Start episodes towards a goal picture (Y, X, 3) or a batch of them (B, Y, X, 3), uint8.
 
         episodes: one number per problem, for its private noise (default 0, 1, ...). past: frames seen before the
@@ -188,7 +188,10 @@ class Agent:
         times, stack = self._frame_times(self.step), self.model.config.frame_stack
         seen = [times[i : i + stack] for i in range(0, len(times), stack)]
         latents = [self.encode_stacks([self._frame_at(t)[rows] for t in group]) for group in seen]
-        past = [torch.from_numpy(block[rows]).to(self.model.device) for block in self.blocks[len(self.blocks) + 1 - len(seen) :]]
+        past = [
+            torch.from_numpy(block[rows]).to(self.model.device)
+            for block in self.blocks[len(self.blocks) + 1 - len(seen) :]
+        ]
         empty = torch.zeros(len(rows), 0, self.model.action_dim, device=self.model.device)
         return Situation(torch.stack(latents, 1), torch.stack(past, 1) if past else empty)
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from planners import CostFn
 from torch import Tensor
 
 from lewm.cost_to_go import CostToGo
 from lewm.world_model import WorldModel
+from planners import CostFn
 
 
 def latent_l2(latent_BNHKD: Tensor, goal_BKD: Tensor, head: CostToGo | None) -> Tensor:
@@ -23,7 +23,9 @@ def latent_l2(latent_BNHKD: Tensor, goal_BKD: Tensor, head: CostToGo | None) -> 
 def cost_to_go(latent_BNHKD: Tensor, goal_BKD: Tensor, head: CostToGo | None) -> Tensor:
     """Blocks left, as the checkpoint's cost-to-go head sees it."""
     if head is None:
-        raise ValueError("cost cost_to_go: this checkpoint has no cost-to-go head; fit one with `lewm train --cost-to-go-only`")
+        raise ValueError(
+            "cost cost_to_go: this checkpoint has no cost-to-go head; fit one with `lewm train --cost-to-go-only`"
+        )
     blocks: Tensor = head(latent_BNHKD, goal_BKD[:, None, None])
     return blocks
 

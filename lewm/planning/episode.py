@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 
 import cv2
-import envs
 import numpy as np
-import torch
 
+import envs
 from lewm.planning.agent import Agent
 from lewm.video import write_panels
 
@@ -28,7 +27,9 @@ def read_goal(path: Path, size: int) -> np.ndarray:
         raise ValueError(f"goal picture {path} has an alpha channel; save it as plain RGB")
     if image.shape[:2] != (size, size):
         high, wide = image.shape[:2]
-        raise ValueError(f"goal picture {path} is {wide} x {high} pixels; this model sees {size} x {size}: make it that size")
+        raise ValueError(
+            f"goal picture {path} is {wide} x {high} pixels; this model sees {size} x {size}: make it that size"
+        )
     return np.ascontiguousarray(image[..., ::-1])
 
 

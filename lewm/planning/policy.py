@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import envs
 import numpy as np
 
+import envs
 from lewm.planning.agent import Agent
 
 
@@ -59,7 +59,9 @@ class AgentPolicy:
         """The last `depth` frames before each start; where the recording is shorter its first frame is repeated."""
         frames = []
         for age in range(depth, 0, -1):
-            states = [s.past_states[max(0, len(s.past_states) - age)] if len(s.past_states) else s.task.state for s in starts]
+            states = [
+                s.past_states[max(0, len(s.past_states) - age)] if len(s.past_states) else s.task.state for s in starts
+            ]
             frames.append(np.stack([s.task.goal_image(state) for s, state in zip(starts, states, strict=True)]))
         return frames
 
