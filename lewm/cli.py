@@ -166,8 +166,7 @@ def evaluate(args: argparse.Namespace) -> None:
     rows = [e.row for e in evaluated]
     write_json(args.json, rows)
     print(table(rows))
-    if store is not None:
-        print(f"\nreport {report_run(evaluated, args.checkpoint, store, args.out)}")
+    print(f"\nreport {report_run(evaluated, args.checkpoint, store, args.out)}")
     print(f"results {args.out / 'results.json'}")
 
 
@@ -180,22 +179,22 @@ def report(args: argparse.Namespace) -> None:
 
 def plan(args: argparse.Namespace) -> None:
     """Run one episode to a goal image."""
-    from lewm.planning.episode import run_episode
+    from lewm.pipeline import pick_device
+    from lewm.planning.episode import EpisodeConfig, run_episode
 
-    result = run_episode(
+    config = EpisodeConfig(
         checkpoint=args.checkpoint,
         goal=args.goal,
-        out=args.out,
         task=args.task,
         planner=args.planner,
         cost=args.cost,
-        budget=args.budget,
-        seed=args.seed,
-        device=args.device,
         start=args.start,
         goal_state=args.goal_state,
+        budget=args.budget,
+        seed=args.seed,
+        device=str(pick_device(args.device)),
     )
-    print(result)
+    print(run_episode(config, args.out))
 
 
 def bench(args: argparse.Namespace) -> None:
@@ -301,7 +300,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--task", help="task to act in (default: the one the model was trained on)")
     sub.add_argument("--start", type=numbers, metavar="X,Y,..", help="start state (default: drawn from --seed)")
     sub.add_argument("--goal-state", type=numbers, metavar="X,Y,..", help="state behind the picture, to score success")
-    sub.add_argument("--planner", default="cem", help="cem, mppi (default cem)")
+    sub.add_argument("--planner", help="cem, mppi (default: the agent's choice for the cost)")
     sub.add_argument("--cost", help="cost_to_go, latent_l2 (default: cost_to_go where the model has one)")
     sub.add_argument("--budget", type=int, default=100, help="environment steps (default 100)")
     sub.add_argument("--seed", type=int, default=0, help="start state and search noise (default 0)")

@@ -27,7 +27,6 @@ from lewm.probes import Health, probe_model
 from lewm.progress import Stage
 from lewm.world_model import ModelConfig, ModelFacts, WorldModel
 
-
 STOP_EVERY = 10
 """Steps between two looks at the stop signals when there are several processes."""
 

@@ -12,23 +12,17 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from torch import Tensor
 
 import envs
 from lewm.checkpoint import Checkpoint
 from lewm.data.stacking import channels_first, history_index
-from lewm.data.store import Store
-from lewm.data.windows import Windows
 from lewm.evaluate.evaluate import Evaluated
 from lewm.evaluate.methods import PlanConfig, make_policy
 from lewm.evaluate.runner import run_batch
 from lewm.planning.agent import Agent, Replan
+from lewm.planning.frame_bank import FrameBank
 from lewm.planning.policy import AgentPolicy
 from lewm.schema import SchemaError
-from lewm.world_model import WorldModel
-
-BANK_BYTES = 256_000_000
-"""Most memory a frame bank's latents may take; models with many tokens get fewer frames."""
 
 
 @dataclass(frozen=True)
@@ -78,38 +72,6 @@ class Trace:
     def latent_RD(self) -> np.ndarray:
         """The latent that every plan started from."""
         return self.latent_FD[self.planned_R]
-
-
-@dataclass(frozen=True)
-class FrameBank:
-    """Latents and pictures of a sample of recorded frames: how a latent is shown, since nothing decodes it."""
-
-    latent_FD: Tensor
-    """Flattened latents, on the model's device."""
-    pixels_FYXC: np.ndarray
-    """The frames (of a stack: the newest), uint8."""
-
-    @staticmethod
-    @torch.inference_mode()
-    def from_store(store: Store, model: WorldModel, count: int = 4000, seed: int = 0) -> "FrameBank":
-        """Encode at most `count` frames drawn evenly over the whole store; fewer where the latents are very wide."""
-        windows = Windows(store, model.config.window(1), None, "disk", model.device)
-        fits = BANK_BYTES // (4 * model.tokens * model.latent_dim)
-        count = max(1, min(count, fits, len(windows)))
-        chosen = np.sort(np.random.default_rng(seed).choice(len(windows), count, replace=False))
-        latents, pixels = [], []
-        for index in np.array_split(chosen, -(-count // 256)):
-            frames_BTCYX = windows.batch(index).pixels_BTCYX
-            latents.append(model.encode(frames_BTCYX)[:, 0].flatten(1).float())
-            pixels.append(frames_BTCYX[:, 0, -3:].movedim(1, -1).cpu().numpy())
-        return FrameBank(torch.cat(latents), np.concatenate(pixels))
-
-    def nearest(self, latent: Tensor) -> np.ndarray:
-        """Index of the nearest recorded frame (Euclidean) for latents of shape (..., D); same leading shape."""
-        flat = latent.reshape(-1, self.latent_FD.shape[1]).to(self.latent_FD)
-        exact = "donot_use_mm_for_euclid_dist"  # the fast form rounds neighbours into each other
-        index = [torch.cdist(part, self.latent_FD, compute_mode=exact).argmin(1) for part in flat.split(64)]
-        return torch.cat(index).cpu().numpy().reshape(latent.shape[:-1])
 
 
 @dataclass(frozen=True)

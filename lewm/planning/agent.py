@@ -15,7 +15,13 @@ from torch import Tensor
 from lewm.checkpoint import Checkpoint, load
 from lewm.planning.costs import CostConfig, Situation, goal_cost
 from lewm.world_model import WorldModel
-from planners import PLANNERS, ActionBox, Plan, Planner, noise_table, shift
+from planners import CEM, PLANNERS, ActionBox, Plan, Planner, noise_table, shift
+
+DEFAULT_PLANNERS = {
+    "cost_to_go": CEM(candidates=64, iterations=3, elites=8, horizon=3, execute="best"),
+    "latent_l2": CEM(),
+}
+"""What `Agent.load` plans with when it is not told: a learned distance needs far less search than latent L2."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ class Agent:
     def load(
         cls,
         path: str | Path,
-        planner: str | Planner = "cem",
+        planner: str | Planner | None = None,
         cost: str | CostConfig | None = None,
         replan_every: int = 1,
         history: int = 1,
@@ -100,18 +106,20 @@ class Agent:
     ) -> "Agent":
         """An agent from a checkpoint folder.
 
-        planner: a name of `planners.PLANNERS` or a configured planner. cost: a name, a CostConfig, or None for
-        cost_to_go where the checkpoint has one and latent_l2 where it has not.
+        planner: a configured planner, a name of `planners.PLANNERS`, or None for the one in `DEFAULT_PLANNERS`. cost: a
+        name, a CostConfig, or None for cost_to_go where the checkpoint has one and latent_l2 where it has not.
         """
         checkpoint = load(path, device)
-        if isinstance(planner, str):
-            if planner not in PLANNERS:
-                raise ValueError(f"no planner is called {planner!r}; there are {', '.join(PLANNERS)}")
-            planner = PLANNERS[planner]()
         if cost is None:
             cost = "cost_to_go" if checkpoint.cost_to_go else "latent_l2"
         if isinstance(cost, str):
             cost = CostConfig({cost: 1.0})
+        if isinstance(planner, str):
+            if planner not in PLANNERS:
+                raise ValueError(f"no planner is called {planner!r}; there are {', '.join(PLANNERS)}")
+            planner = PLANNERS[planner]()
+        if planner is None:
+            planner = DEFAULT_PLANNERS["cost_to_go" if "cost_to_go" in cost.terms else "latent_l2"]
         return cls(checkpoint, planner, cost, replan_every, history, seed)
 
     @torch.inference_mode()

@@ -1,13 +1,18 @@
 """One episode to a goal picture in a file: what `lewm plan` does."""
 
 import json
+import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
 import envs
 from lewm.planning.agent import Agent
+from lewm.planning.frame_bank import FrameBank
 from lewm.video import write_panels
 
 
@@ -33,63 +38,116 @@ def read_goal(path: Path, size: int) -> np.ndarray:
     return np.ascontiguousarray(image[..., ::-1])
 
 
-def run_episode(
-    checkpoint: Path,
-    goal: Path,
-    out: Path,
-    task: str | None,
-    planner: str,
-    cost: str | None,
-    budget: int,
-    seed: int,
-    device: str,
-    start: tuple[float, ...] | None,
-    goal_state: tuple[float, ...] | None,
-) -> str:
-    """Plan to the picture, write `episode.mp4` (seen, goal, imagined) and `trace.json` to `out`; returns a summary.
+@torch.inference_mode()
+def imagine(agent: Agent, bank: FrameBank) -> np.ndarray:
+    """What the last plan expects to see after each of its blocks: the nearest frames of the bank, (H, Y, X, 3)."""
+    assert agent.last is not None
+    situation, action_BHA = agent.last.situation, agent.last.plan.action_BHA
+    latent_HKD = agent.model.rollout(situation.latent_BTKD, situation.past_BTA, action_BHA[:, None])[0, 0]
+    return bank.pixels_FYXC[bank.nearest(latent_HKD.flatten(1))]
 
-    With `goal_state` the episode ends at the task's own success; without it, nothing but the picture is known and the
+
+@dataclass(frozen=True)
+class EpisodeConfig:
+    """One episode to a goal picture."""
+
+    checkpoint: Path
+    """Folder of the model."""
+    goal: Path
+    """Goal picture."""
+    task: str | None = None
+    """Task to act in; None is the one the model was trained on."""
+    planner: str | None = None
+    """Name of a planner; None is the agent's choice for the cost."""
+    cost: str | None = None
+    """Name of a cost; None is cost_to_go where the model has one, else latent_l2."""
+    start: tuple[float, ...] | None = None
+    """Start state; None draws one from the seed."""
+    goal_state: tuple[float, ...] | None = None
+    """State behind the picture, to score success; None leaves the outcome unknown."""
+    budget: int = 100
+    """Environment steps."""
+    seed: int = 0
+    """Start state and search noise."""
+    device: str = "cpu"
+    """Where torch computes."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What happened."""
+
+    rows: list[tuple[np.ndarray, ...]]
+    """Seen, goal and imagined picture of every step."""
+    steps: list[dict[str, Any]]
+    """Action, state, plan cost and time of every step, as plain data."""
+    success: bool | None
+    """None when the goal's state is not known."""
+
+
+def drive(agent: Agent, env: envs.GoalEnv, picture: np.ndarray, config: EpisodeConfig) -> Episode:
+    """Act until the goal is reached or the budget is spent; the env stands at its start.
+
+    With `goal_state` the episode ends at the task's own success; without it nothing but the picture is known and the
     episode runs through its budget.
     """
-    agent = Agent.load(checkpoint, planner, cost, seed=seed, device=device if device != "auto" else "cpu")
-    origin = agent.checkpoint.origin
-    picture = read_goal(goal, agent.size)
-    env = envs.make(task or origin.task, **(origin.settings if task in (None, origin.task) else {"size": agent.size}))
-    pixels, _ = env.reset(seed=seed, options=None if start is None else {"state": np.array(start)})
-    if origin.renderer_fingerprint and env.renderer_fingerprint() != origin.renderer_fingerprint:
-        print("lewm plan: this machine's pictures differ from those the model was trained on; expect less")
+    bank = FrameBank.from_task(envs.make(agent.checkpoint.origin.task, **agent.checkpoint.origin.settings), agent.model)
     agent.reset(picture)
-    seen, imagined, steps = [], [], []
-    success = False
-    for step in range(budget):
-        action = agent.act(pixels)
-        if agent.last is not None and agent.last.step == step:
-            imagined = imagine(agent, env)
-        position = min(len(imagined) - 1, (step % (agent.skip * agent.replan_every)) // agent.skip)
-        seen.append((pixels, imagined[position]))
-        env.advance(action)
+    rows: list[tuple[np.ndarray, ...]] = []
+    steps: list[dict[str, Any]] = []
+    reached = None if config.goal_state is None else False
+    for step in range(config.budget):
         pixels = env.render()
-        reached = goal_state is not None and bool(env.is_success(env.state, np.array(goal_state)))
+        action = agent.act(pixels)
         assert agent.last is not None
+        planned = agent.last.step == step
+        if planned:
+            imagined = imagine(agent, bank)
+        rows.append((pixels, picture, imagined[(step - agent.last.step) // agent.skip]))
+        env.advance(action)
+        if config.goal_state is not None:
+            reached = bool(env.is_success(env.state, np.array(config.goal_state)))
         steps.append(
             {
                 "step": step,
                 "action": [round(float(a), 6) for a in action],
                 "state": [round(float(s), 6) for s in env.state],
                 "plan_cost": float(agent.last.plan.cost_B[0]),
-                "planned": agent.last.step == step,
-                "plan_ms": agent.last.plan_ms + agent.last.encode_ms if agent.last.step == step else None,
-                "success": reached if goal_state is not None else None,
+                "plan_ms": agent.last.plan_ms + agent.last.encode_ms if planned else None,
+                "success": reached,
             }
         )
         if reached:
-            success = True
             break
+    return Episode(rows, steps, reached)
+
+
+def run_episode(config: EpisodeConfig, out: Path) -> str:
+    """Plan to the picture, write `episode.mp4` (seen, goal, imagined) and `trace.json` to `out`; returns a summary."""
+    agent = Agent.load(config.checkpoint, config.planner, config.cost, seed=config.seed, device=config.device)
+    origin = agent.checkpoint.origin
+    picture = read_goal(config.goal, agent.size)
+    own = config.task in (None, origin.task)
+    env = envs.make(config.task or origin.task, **(origin.settings if own else {"size": agent.size}))
+    env.reset(seed=config.seed, options=None if config.start is None else {"state": np.array(config.start)})
+    if env.action_space.shape != (agent.model.facts.action_dim,):
+        raise ValueError(
+            f"task {config.task} has {env.action_space.shape[0]} actions; the model was trained with "
+            f"{agent.model.facts.action_dim} ({origin.task})"
+        )
+    if own and env.renderer_fingerprint() != origin.renderer_fingerprint:
+        print(
+            "lewm plan: this machine draws other pictures than the model was trained on; expect less", file=sys.stderr
+        )
+    episode = drive(agent, env, picture, config)
     out.mkdir(parents=True, exist_ok=True)
-    write_panels(out / "episode.mp4", [(frame, picture, dream) for frame, dream in seen], ("seen", "goal", "imagined"))
-    outcome = "unknown (no --goal-state)" if goal_state is None else ("reached" if success else "not reached")
-    facts = {"checkpoint": str(checkpoint), "goal": str(goal), "task": origin.task, "outcome": outcome, "steps": steps}
-    (out / "trace.json").write_text(json.dumps(facts, indent=1) + "\n")
-    timed = [s["plan_ms"] for s in steps[1:] if s["plan_ms"] is not None]
-    median = f"{np.median(timed):.1f} ms per plan" if timed else "one plan"
-    return f"goal {outcome} after {len(steps)} steps, {median}\nvideo {out / 'episode.mp4'}\ntrace {out / 'trace.json'}"
+    write_panels(out / "episode.mp4", episode.rows, ("seen", "goal", "imagined"))
+    outcome = {None: "not scored (no --goal-state)", True: "reached", False: "not reached"}[episode.success]
+    facts = {"checkpoint": str(config.checkpoint), "goal": str(config.goal), "task": origin.task, "outcome": outcome}
+    (out / "trace.json").write_text(json.dumps(facts | {"steps": episode.steps}, indent=1) + "\n")
+    times = [s["plan_ms"] for s in episode.steps[1:] if s["plan_ms"] is not None]
+    median = f"{np.median(times):.1f} ms per plan" if times else "one plan"
+    return (
+        f"goal {outcome} after {len(episode.steps)} steps, {median}\n"
+        f"video {out / 'episode.mp4'}\ntrace {out / 'trace.json'}"
+    )

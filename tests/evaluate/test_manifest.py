@@ -79,7 +79,7 @@ def test_goals_beyond_the_budget_are_refused() -> None:
 
 
 def test_pairs_solved_at_the_start_are_left_out_and_counted(store: Store, held_out: np.ndarray) -> None:
-    near = make_manifest(GoalSet("near", "ahead", offset=3, budget=5, count=3), store, held_out, 0)
+    near = make_manifest(GoalSet("near", "ahead", offset=2, budget=5, count=10), store, held_out, 0)
     assert near.solved_at_start > 0
 
 

@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_models import FACTS, SIZE, toy_checkpoint, toy_model
 
+import envs
 from lewm.checkpoint import Checkpoint
 from lewm.nets.predictors import MLPConfig, RotaryConfig
 from lewm.planning.agent import Agent, action_box
 from lewm.planning.costs import CostConfig
+from lewm.planning.policy import AgentPolicy, Start
 from planners import CEM, MPPI, Planner, shift
 
 SMALL = CEM(candidates=8, iterations=2, elites=3, horizon=3)
@@ -196,6 +198,23 @@ def test_frames_before_the_start_fill_the_stack() -> None:
     torch.testing.assert_close(agent.last.situation.latent_BTKD, agent.model.encode(stacked))
     still = torch.from_numpy(np.concatenate([goal[0]] * 3, -1)).permute(2, 0, 1)[None, None]
     torch.testing.assert_close(agent.goal_BKD, agent.model.encode(still)[:, 0])
+
+
+def test_an_evaluation_paints_the_recorded_past() -> None:
+    """Oldest first, one environment step apart; where the recording is shorter, its first frame stands in."""
+    agent = agent_of(stack=2, stride=3, skip=5)
+    task = envs.make("two_room", size=SIZE)
+    task.set_state((0.3, 0.8))
+    recorded = np.array([(0.1 + 0.05 * i, 0.8) for i in range(4)])
+    for past, oldest in ((recorded, recorded[1]), (recorded[2:], recorded[2]), (recorded[:0], task.state)):
+        policy = AgentPolicy(agent)
+        policy.start([Start(0, task, np.array([0.2, 0.2]), past)])
+        assert policy.needs_frame
+        policy.act(task.render()[None], np.ones(1, bool))
+        assert agent.last is not None
+        stack = np.concatenate([task.goal_image(oldest), task.render()], -1)
+        expected = agent.model.encode(torch.from_numpy(stack).permute(2, 0, 1)[None, None])
+        torch.testing.assert_close(agent.last.situation.latent_BTKD, expected)
 
 
 def test_a_caller_may_reuse_its_buffers() -> None:
