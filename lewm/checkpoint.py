@@ -143,7 +143,7 @@ def load(path: str | Path, device: str = "cpu") -> Checkpoint:
 def _read_header(path: Path) -> _Header:
     try:
         raw = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not JSON ({error}): copy the checkpoint again") from error
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         raise ValueError(f"{path}: format must be {FORMAT!r}; this is not a lewm checkpoint")

@@ -53,6 +53,7 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 def load_run(args: argparse.Namespace) -> Any:
     """The run a command works on; prints it and exits for --print-config and --keys."""
     from lewm import config
+    from lewm.schema import SchemaError
 
     if args.keys:
         print(config.help_text())
@@ -63,6 +64,9 @@ def load_run(args: argparse.Namespace) -> Any:
     if args.print_config:
         print(config.dump(run), end="")
         raise SystemExit(0)
+    for name in args.needs:
+        if getattr(args, name) is None:
+            raise SchemaError(f"command line: --{name} is missing; add it")
     return run
 
 
@@ -225,6 +229,20 @@ def numbers(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 0.2,0.3") from error
 
 
+def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Dotted options with their values, and the rest: argparse would take the 5 of `demo --train.steps 5` for a run."""
+    overrides: list[str] = []
+    rest: list[str] = []
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        dotted = word.startswith("--") and "." in word.partition("=")[0]
+        (overrides if dotted else rest).append(word)
+        if dotted and "=" not in word and left:
+            overrides.append(left.pop(0))
+    return overrides, rest
+
+
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     parser = argparse.ArgumentParser(
@@ -243,7 +261,7 @@ def build_parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name, help=text, description=detail, formatter_class=argparse.RawDescriptionHelpFormatter
         )
-        sub.set_defaults(handler=run, takes_overrides=False)
+        sub.set_defaults(handler=run, takes_overrides=False, needs=())
         return sub
 
     overrides = "Any key of the run can be overridden by its dotted name, such as --train.steps 500; --keys lists them."
@@ -260,10 +278,10 @@ def build_parser() -> argparse.ArgumentParser:
         "collect", collect, "record rollouts", f"Record rollouts with scripted policies into a store. {overrides}"
     )
     add_run(sub)
-    sub.add_argument("--out", type=Path, required=True, help="folder of the store; a killed recording is continued")
+    sub.add_argument("--out", type=Path, help="folder of the store; a killed recording is continued")
     sub.add_argument("--seed", type=int, help="seed (default: the run's own)")
     sub.add_argument("--processes", type=int, default=cpu_count(), help="processes; never changes the data")
-    sub.set_defaults(takes_overrides=True)
+    sub.set_defaults(takes_overrides=True, needs=("out",))
 
     sub = command("inspect", inspect, "what is in a store", "Print what a store holds and write a contact sheet.")
     sub.add_argument("data", type=Path, help="folder of the store")
@@ -280,14 +298,14 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--data", type=Path, help="store to train on (default OUT/data, recorded first if it is not there)"
     )
-    sub.add_argument("--out", type=Path, required=True, help="folder of the run; the model ends up in OUT/checkpoint")
+    sub.add_argument("--out", type=Path, help="folder of the run; the model ends up in OUT/checkpoint")
     sub.add_argument("--seed", type=int, help="seed (default: the run's own)")
     sub.add_argument(
         "--processes", type=int, default=cpu_count(), help="recording processes, where data must be recorded"
     )
     sub.add_argument("--cost-to-go-only", type=Path, metavar="CHECKPOINT", help="only fit a cost-to-go for this model")
     add_device(sub)
-    sub.set_defaults(takes_overrides=True)
+    sub.set_defaults(takes_overrides=True, needs=("out",))
 
     sub = command(
         "plan",
@@ -314,16 +332,20 @@ def build_parser() -> argparse.ArgumentParser:
         f"Run every method of the configuration on every goal set; a killed evaluation is continued. {overrides}",
     )
     add_run(sub)
-    sub.add_argument("--checkpoint", type=Path, required=True, help="folder that `lewm train` wrote")
+    sub.add_argument("--checkpoint", type=Path, help="folder that `lewm train` wrote")
     sub.add_argument("--data", type=Path, help="store whose held-out episodes give starts and goals")
     sub.add_argument("--manifest", type=Path, nargs="+", help="rerun exactly these start and goal pairs instead")
-    sub.add_argument(
-        "--out", type=Path, required=True, help="folder for manifests, outcomes, results.json, report.html"
-    )
+    sub.add_argument("--out", type=Path, help="folder for manifests, outcomes, results.json, report.html")
     sub.add_argument("--seed", type=int, help="seed (default: the run's own)")
     add_device(sub)
     add_json(sub)
-    sub.set_defaults(takes_overrides=True)
+    sub.set_defaults(
+        takes_overrides=True,
+        needs=(
+            "checkpoint",
+            "out",
+        ),
+    )
 
     sub = command("report", report, "write the HTML report again", "Rebuild report.html from a run's saved files.")
     sub.add_argument("run_dir", type=Path, help="folder that `lewm evaluate` or `lewm demo` wrote")
@@ -359,10 +381,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Idle OpenMP threads that spin take the cores from those that work; it has to be said before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parser = build_parser()
-    args, rest = parser.parse_known_args(argv)
-    if rest and not args.takes_overrides:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    args.overrides = rest
+    overrides, words = split_overrides(sys.argv[1:] if argv is None else argv)
+    args, unknown = parser.parse_known_args(words)
+    args.overrides = overrides + unknown
+    if args.overrides and not args.takes_overrides:
+        parser.error(f"unrecognized arguments: {' '.join(args.overrides)}")
     try:
         args.handler(args)
     except BrokenPipeError:

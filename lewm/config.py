@@ -92,7 +92,10 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
             if not rest:
                 raise SchemaError(f"command line: --{key} has no value; write --{key} VALUE")
             text = rest.pop(0)
-        changes[key.replace("-", "_")] = yaml.safe_load(text)
+        try:
+            changes[key.replace("-", "_")] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise SchemaError(f"command line: --{key} {text}: {' '.join(str(error).split())}") from error
     return changes
 
 

@@ -5,10 +5,11 @@ latents of the same recordings, by expectile temporal-difference learning (the o
 Q-learning, Kostrikov et al. 2021), and any model can be given one later.
 """
 
+import hashlib
 import itertools
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,11 @@ class CostToGoConfig:
     """Largest distance in blocks: targets are clipped there."""
 
     def __post_init__(self) -> None:
+        for name in ("width", "layers", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"cost_to_go.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.steps < 0:
+            raise ValueError(f"cost_to_go.steps is {self.steps}; it must be 0 or more")
         if not 0.5 <= self.expectile < 1:
             raise ValueError(f"cost_to_go.expectile is {self.expectile}; it must lie in [0.5, 1)")
         if not 0 <= self.hindsight <= 1:
@@ -146,6 +152,14 @@ def td_loss(head: CostToGo, target_head: CostToGo, sample: tuple[Tensor, ...], c
     return expectile_loss(head(latent, goal), target, config.expectile)
 
 
+def _digest(model: WorldModel) -> str:
+    """A hash of the weights: latents of another model are other latents."""
+    digest = hashlib.sha256()
+    for value in model.state_dict().values():
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def train_cost_to_go(
     model: WorldModel,
     config: CostToGoConfig,
@@ -168,8 +182,12 @@ def train_cost_to_go(
     target_head = CostToGo(config, model.latent_dim, model.tokens).to(device)
     optimizer = torch.optim.AdamW(head.parameters(), lr=config.learning_rate, weight_decay=1e-4)
     step = 0
+    settings = {"config": asdict(config), "seed": seed, "held_out": held_out, "model": _digest(model)}
     if path.exists():
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        for key, value in settings.items():
+            if state.get("settings", {}).get(key) != value:
+                raise RuntimeError(f"{path} was fitted with another {key}: choose another --out, or delete the file")
         head.load_state_dict(state["head"])
         target_head.load_state_dict(state["target"])
         optimizer.load_state_dict(state["optimizer"])
@@ -205,5 +223,5 @@ def train_cost_to_go(
             if step == config.steps or time.monotonic() - saved > 20:
                 saved = time.monotonic()
                 parts = {"head": head.state_dict(), "target": target_head.state_dict()}
-                save_atomically(parts | {"optimizer": optimizer.state_dict(), "step": step}, path)
+                save_atomically(parts | {"optimizer": optimizer.state_dict(), "step": step, "settings": settings}, path)
     return head.eval().requires_grad_(False)

@@ -45,8 +45,10 @@ def check_torch() -> Finding:
 
 def check_threads() -> Finding:
     """Cores and torch's threads."""
-    import torch
-
+    try:
+        import torch
+    except ImportError as error:
+        return Finding("threads", "broken", str(error), "mend torch first")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads, waiting = torch.get_num_threads(), os.environ.get("OMP_WAIT_POLICY", "unset")
     return Finding("threads", "ok", f"{cores} cores, {threads} torch threads, OMP_WAIT_POLICY {waiting}")

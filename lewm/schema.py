@@ -83,7 +83,11 @@ def _value(hint: Any, value: Any, where: str, path: str) -> Any:
     """Check one value against one annotation."""
     hint = get_args(hint)[0] if get_origin(hint) is Annotated else hint
     members = _dataclasses_in(hint)
-    if get_origin(hint) is tuple and members and isinstance(value, list | tuple):
+    if get_origin(hint) is tuple and members:
+        if not isinstance(value, list | tuple):
+            raise SchemaError(
+                f"{where}: {path} must be a list of settings, not {value!r}; in YAML each starts with a dash"
+            )
         item = get_args(hint)[0]
         return tuple(_value(item, entry, where, f"{path}.{i}") for i, entry in enumerate(value))
     if members and not (value is None and type(None) in get_args(hint)):
@@ -106,7 +110,7 @@ def _pick(members: list[type], value: Any, where: str, path: str) -> type:
     tags = {tag[1]: (tag[0], member) for member in members if (tag := _tag(member))}
     key = next(iter(tags.values()))[0]
     given = value.get(key) if isinstance(value, dict) else value
-    if given not in tags:
+    if not isinstance(given, str) or given not in tags:
         raise SchemaError(f"{where}: {_join(path, key)} is {given!r}; {_suggest(str(given), list(tags), '')}")
     return tags[given][1]
 

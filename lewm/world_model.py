@@ -29,6 +29,11 @@ class ModelConfig:
     stack_stride: int = 1
     """Environment steps between stacked frames."""
 
+    def __post_init__(self) -> None:
+        for name in ("frame_skip", "frame_stack", "stack_stride"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
+
     def window(self, length: int) -> WindowSpec:
         """How to cut recordings into clips of `length` frames for this model."""
         return WindowSpec(length, self.frame_skip, self.frame_stack, self.stack_stride)

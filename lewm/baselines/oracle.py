@@ -25,6 +25,10 @@ class OracleConfig:
     frame_skip: int = 5
     """Environment steps per action block."""
 
+    def __post_init__(self) -> None:
+        if self.frame_skip < 1:
+            raise ValueError(f"method {self.name}: frame_skip is {self.frame_skip}; it must be at least 1")
+
 
 class OraclePolicy:
     """Replans every block on `GoalEnv.simulate`."""

@@ -20,6 +20,10 @@ class RandomConfig:
     hold: int = 5
     """Environment steps each action is held."""
 
+    def __post_init__(self) -> None:
+        if self.hold < 1:
+            raise ValueError(f"method {self.name}: hold is {self.hold}; it must be at least 1")
+
 
 class RandomPolicy:
     """Draws per problem, so that an outcome does not depend on its neighbours."""

@@ -83,6 +83,8 @@ def time_plan(
 
 def bench_plan(checkpoint: Path | None, config: str, threads: int, plans: int, device: str) -> list[BenchRow]:
     """Every planner at every budget and batch size, with latent-L2 and, where there is a head, cost-to-go."""
+    if plans < 1:
+        raise ValueError(f"--plans is {plans}; time at least one plan per row")
     chosen = pick_device(device)
     if checkpoint is not None:
         loaded = load(checkpoint, str(chosen))

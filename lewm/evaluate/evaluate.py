@@ -38,6 +38,9 @@ class EvaluateConfig:
     """Torch threads while timing."""
 
     def __post_init__(self) -> None:
+        for name in ("batch", "timed_plans", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"evaluate.{name} is {getattr(self, name)}; it must be at least 1")
         for what, names in (("goals", [g.name for g in self.goals]), ("methods", [m.name for m in self.methods])):
             if len(set(names)) != len(names):
                 raise ValueError(

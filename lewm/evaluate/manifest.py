@@ -38,6 +38,11 @@ class GoalSet:
     def __post_init__(self) -> None:
         if self.count < 1 or self.budget < 1 or self.offset < 1:
             raise ValueError(f"goals {self.name}: count, budget and offset must be at least 1")
+        if self.goal == "ahead" and self.offset > self.budget:
+            raise ValueError(
+                f"goals {self.name}: offset is {self.offset}; it must not exceed the budget, {self.budget}, "
+                "or the recording itself would fail"
+            )
 
 
 @dataclass(frozen=True)

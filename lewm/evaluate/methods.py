@@ -29,6 +29,8 @@ class PlanConfig:
     """Frames the predictor is given."""
 
     def __post_init__(self) -> None:
+        if self.history < 1:
+            raise ValueError(f"method {self.name}: history is {self.history}; it must be at least 1")
         if not 1 <= self.replan_every <= self.planner.horizon:
             raise ValueError(
                 f"method {self.name}: replan_every is {self.replan_every}; it must lie in 1..{self.planner.horizon}, "

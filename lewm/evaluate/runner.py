@@ -106,15 +106,14 @@ def _read_log(log: Path, key: str) -> dict[int, Outcome]:
     """Outcomes of an earlier run with the same key; a last line cut off by a kill is dropped."""
     if not log.exists():
         return {}
-    lines = log.read_text().splitlines()
-    if not lines or json.loads(lines[0]).get("key") != key:
+    lines = log.read_text().splitlines(keepends=True)
+    if not lines or lines[0] != json.dumps({"key": key}) + "\n":
         return {}
     outcomes = {}
     for line in lines[1:]:
-        if line.endswith("}"):
+        if line.endswith("}\n"):
             outcome = Outcome(**json.loads(line))
             outcomes[outcome.problem] = outcome
     if len(outcomes) != len(lines) - 1:
-        kept = [lines[0], *(json.dumps(asdict(o)) for o in outcomes.values())]
-        log.write_text("".join(f"{line}\n" for line in kept))
+        log.write_text("".join(lines[: len(outcomes) + 1]))
     return outcomes

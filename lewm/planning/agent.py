@@ -53,7 +53,7 @@ def action_box(model: WorldModel) -> ActionBox:
 def as_frames(pixels: np.ndarray, size: int, what: str) -> np.ndarray:
     """Check one frame (Y, X, 3) or a batch of them (B, Y, X, 3); always returns the batch."""
     frames = np.asarray(pixels)
-    frames = frames[None] if frames.ndim == 3 else frames
+    frames = (frames[None] if frames.ndim == 3 else frames).copy()  # a caller may reuse its buffer
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != (size, size, 3):
         raise ValueError(
             f"{what} is {np.asarray(pixels).dtype} of shape {np.asarray(pixels).shape}; this model sees uint8 colour "
@@ -157,9 +157,13 @@ class Agent:
     @property
     def needs_frame(self) -> bool:
         """Whether the next `act` needs a picture; when not, it may be given None and nothing has to be rendered."""
-        every = self.skip * self.replan_every
+        config, every = self.model.config, self.skip * self.replan_every
+        reach = (self.history - 1) * self.skip + (config.frame_stack - 1) * config.stack_stride
         upcoming = -(-self.step // every) * every
-        return self.step in self._frame_times(upcoming)
+        return any(
+            self.step in self._frame_times(plan)
+            for plan in range(upcoming, max(upcoming, self.step + reach) + 1, every)
+        )
 
     def _frame_at(self, step: int) -> np.ndarray:
         """The frame seen at `step`; before the first frame the first one counts, as in the recordings' windows."""
@@ -184,7 +188,9 @@ class Agent:
         if self.step % every == 0:
             rows = np.flatnonzero(active) if active is not None else np.arange(len(self.goal_BKD))
             self._replan(rows)
-        action = self.queue_BTa[:, self.step % every]
+        action = self.queue_BTa[:, self.step % every].copy()
+        if active is not None:
+            action[~np.asarray(active)] = 0
         self.step += 1
         if self.step % self.skip == 0:
             done = self.step % every or every

@@ -72,6 +72,10 @@ class EpisodeConfig:
     device: str = "cpu"
     """Where torch computes."""
 
+    def __post_init__(self) -> None:
+        if self.budget < 1:
+            raise ValueError(f"budget is {self.budget}; give at least one environment step")
+
 
 @dataclass(frozen=True)
 class Episode:
@@ -143,7 +147,12 @@ def run_episode(config: EpisodeConfig, out: Path) -> str:
     out.mkdir(parents=True, exist_ok=True)
     write_panels(out / "episode.mp4", episode.rows, ("seen", "goal", "imagined"))
     outcome = {None: "not scored (no --goal-state)", True: "reached", False: "not reached"}[episode.success]
-    facts = {"checkpoint": str(config.checkpoint), "goal": str(config.goal), "task": origin.task, "outcome": outcome}
+    facts = {
+        "checkpoint": str(config.checkpoint),
+        "goal": str(config.goal),
+        "task": config.task or origin.task,
+        "outcome": outcome,
+    }
     (out / "trace.json").write_text(json.dumps(facts | {"steps": episode.steps}, indent=1) + "\n")
     times = [s["plan_ms"] for s in episode.steps[1:] if s["plan_ms"] is not None]
     median = f"{np.median(times):.1f} ms per plan" if times else "one plan"

@@ -12,7 +12,7 @@ from toy_models import FACTS, SIZE, toy_checkpoint, toy_model
 import envs
 from lewm.checkpoint import Checkpoint
 from lewm.nets.predictors import MLPConfig, RotaryConfig
-from lewm.planning.agent import Agent, action_box
+from lewm.planning.agent import DEFAULT_PLANNERS, Agent, action_box
 from lewm.planning.costs import CostConfig
 from lewm.planning.policy import AgentPolicy, Start
 from planners import CEM, MPPI, Planner, shift
@@ -330,8 +330,10 @@ def test_settings_that_cannot_work_are_refused() -> None:
 def test_load_by_name(tiny_checkpoint: Checkpoint) -> None:
     path = tiny_checkpoint.path
     agent = Agent.load(path)
-    assert agent.planner == CEM() and agent.cost == CostConfig()
-    assert Agent.load(str(path), "mppi", "latent_l2").cost == L2
+    assert agent.planner == DEFAULT_PLANNERS["cost_to_go"] and agent.cost == CostConfig()
+    assert Agent.load(path, cost="latent_l2").planner == DEFAULT_PLANNERS["latent_l2"]
+    other = Agent.load(str(path), "mppi", "latent_l2")
+    assert (other.planner, other.cost.terms) == (MPPI(), L2.terms)
     assert Agent.load(path, SMALL, L2).planner is SMALL
     with pytest.raises(ValueError, match="no planner is called 'cme'; there are cem, mppi"):
         Agent.load(path, "cme")
