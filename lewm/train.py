@@ -25,6 +25,7 @@ from lewm.data.windows import Batch, Windows, batch_indices
 from lewm.objectives import OBJECTIVES, Losses, ObjectiveConfig
 from lewm.probes import Health, probe_model
 from lewm.progress import Stage
+from lewm.train_log import StepRecord, TrainLog
 from lewm.world_model import ModelConfig, ModelFacts, WorldModel
 
 STOP_EVERY = 10
@@ -80,10 +81,6 @@ class TrainConfig:
             raise ValueError(f"train.frames is {self.frames}; it must exceed train.history ({self.history})")
         if not 0 < self.held_out < 1:
             raise ValueError(f"train.held_out is {self.held_out}; it must lie between 0 and 1")
-
-
-class TrainingDiverged(RuntimeError):
-    """The loss became NaN, infinite, or a thousand times what it was."""
 
 
 class Interrupted(RuntimeError):
@@ -277,7 +274,13 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
         self.optimizer.step()
         self.step += 1
-        return losses, norm
+        return losses.detach(), norm
+
+    def probe(self, log: TrainLog) -> None:
+        """Log the health of the latent space and a held-out clip; rank 0 only."""
+        if distributed.rank() == 0:
+            clip_TCYX = self.held_windows.batch(np.arange(1)).pixels_BTCYX[0, :, -3:]
+            log.probe(self.step, self.health(), clip_TCYX)
 
     def health(self) -> Health:
         """Probes on held-out clips; the probe itself is fitted on training clips."""
@@ -305,7 +308,7 @@ def train(
     """
     out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(model_config, objective, config, store, out, device)
-    log = TrainLog(trainer)
+    log = TrainLog(out / "tensorboard", trainer.step, trainer.state_path)
     with stop_signals() as received, Stage("train", config.steps, "steps", quiet or distributed.rank() > 0) as stage:
         stage.skip_to(trainer.step)
         while trainer.step < config.steps:
@@ -313,93 +316,20 @@ def train(
             batch = trainer.read_batch()
             read = time.perf_counter()
             losses, norm = trainer.update(batch)
-            log.add(losses, norm, batch, read - start, time.perf_counter() - read)
+            log.add(StepRecord(losses, norm, batch.index_B, read - start, time.perf_counter() - read))
             due = trainer.step % config.checkpoint_every == 0 or trainer.step == config.steps
             # Processes must agree on where they stop, and asking them costs a synchronisation.
             ask = distributed.world_size() == 1 or trainer.step % STOP_EVERY == 0
             stop = ask and distributed.any_rank(bool(received), device)
             if stop or due or trainer.step % config.log_every == 0:
-                log.flush(stage)
+                stage.update(0, **log.flush(trainer.step, learning_rate(config, trainer.step - 1)))
             if stop or due:
                 trainer.save()
             if stop:
                 raise Interrupted(f"stopped at step {trainer.step}; {trainer.state_path} is saved: run again to go on")
             if config.probe_every and trainer.step % config.probe_every == 0:
-                log.probe()
+                trainer.probe(log)
             stage.update(1)
+    trainer.probe(log)
     log.close()
     return trainer.model.eval()
-
-
-class TrainLog:
-    """TensorBoard scalars of a run, and the watch for a diverging loss. Reads the device only when flushed."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer = trainer
-        self.pending: list[tuple[Losses, Tensor, Tensor, float, float]] = []
-        self.typical: float | None = None
-        self.writer = None
-        if distributed.rank() == 0:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.writer = SummaryWriter(str(trainer.out / "tensorboard"), purge_step=trainer.step)
-
-    def add(self, losses: Losses, norm: Tensor, batch: Batch, data_s: float, step_s: float) -> None:
-        """Remember one step."""
-        detached = Losses({k: v.detach() for k, v in losses.terms.items()}, losses.weights, losses.metrics)
-        self.pending.append((detached, norm.detach(), batch.index_B, data_s, step_s))
-
-    def flush(self, stage: Stage) -> None:
-        """Check every remembered step, write the means, forget them."""
-        if not self.pending:
-            return
-        trainer, pending, self.pending = self.trainer, self.pending, []
-        totals = torch.stack([losses.total for losses, *_ in pending]).float().cpu()
-        first = trainer.step - len(pending)
-        for i, total in enumerate(totals.tolist()):
-            if not math.isfinite(total) or (self.typical is not None and total > 1000 * self.typical + 1000):
-                good = trainer.state_path if trainer.state_path.exists() else "none yet"
-                raise TrainingDiverged(
-                    f"the loss is {total:.4g} at step {first + i} (clips {pending[i][2][:8].tolist()}...); last good "
-                    f"state: {good}; lower train.learning_rate or train.clip, or look at those clips"
-                )
-        self.typical = totals.median().item()
-        names = pending[0][0].terms
-        means = {name: torch.stack([p[0].terms[name] for p in pending]).float().mean().item() for name in names}
-        stage.update(0, loss=totals.mean().item(), **means)
-        if self.writer is None:
-            return
-        step = trainer.step
-        for name, value in means.items():
-            self.writer.add_scalar(f"loss/{name}", value, step)
-        for name in pending[0][0].metrics:
-            value = torch.stack([p[0].metrics[name] for p in pending]).float().mean().item()
-            self.writer.add_scalar(f"metric/{name}", value, step)
-        self.writer.add_scalar("loss/total", totals.mean().item(), step)
-        self.writer.add_scalar("optim/gradient_norm", torch.stack([p[1] for p in pending]).mean().item(), step)
-        self.writer.add_scalar("optim/learning_rate", learning_rate(trainer.config, step - 1), step)
-        self.writer.add_scalar("time/data_ms", 1000 * float(np.mean([p[3] for p in pending])), step)
-        self.writer.add_scalar("time/step_ms", 1000 * float(np.mean([p[4] for p in pending])), step)
-
-    def probe(self) -> None:
-        """Write the health of the latent space and a few frames."""
-        if self.writer is None:
-            return
-        trainer, step = self.trainer, self.trainer.step
-        health = trainer.health()
-        self.writer.add_scalar("latent/effective_rank", health.effective_rank, step)
-        self.writer.add_scalar("latent/std_mean", health.std_D.mean().item(), step)
-        self.writer.add_scalar("latent/std_min", health.std_D.min().item(), step)
-        self.writer.add_histogram("latent/std_per_dimension", health.std_D, step)
-        for name, r2 in health.probe_r2.items():
-            self.writer.add_scalar(f"probe_r2/{name}", r2, step)
-        for t, error in enumerate(health.rollout_error_T.tolist(), 1):
-            self.writer.add_scalar(f"rollout_error/block_{t}", error, step)
-        clip = trainer.held_windows.batch(np.arange(1)).pixels_BTCYX[0, :, -3:]
-        self.writer.add_image("frames/held_out_clip", torch.cat(list(clip), 2).cpu(), step)
-
-    def close(self) -> None:
-        """Final probe and flush."""
-        if self.writer is not None:
-            self.probe()
-            self.writer.close()

@@ -21,6 +21,7 @@ STAGES = (
     "objectives",
     "world_model",
     "probes",
+    "train_log",
     "train",
     "cost_to_go",
     "checkpoint",

@@ -24,6 +24,10 @@ class Losses:
                 "at least one; give every term its weight"
             )
 
+    def detach(self) -> "Losses":
+        """The same numbers without the graph behind them, for logs."""
+        return Losses({name: term.detach() for name, term in self.terms.items()}, self.weights, self.metrics)
+
     @property
     def total(self) -> Tensor:
         """The weighted sum of the terms: what is differentiated."""

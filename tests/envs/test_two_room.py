@@ -179,13 +179,13 @@ def test_a_state_rounded_to_float32_does_not_sink_into_the_wall() -> None:
     """A recorded state on the door's edge, read back as float32, once slid through the wall."""
     env = TwoRoom()
     edge = np.array([0.5, env.door_high])
-    for state in (edge.astype(np.float32) + np.float32(5e-8), edge + [0.0, 9e-7]):
+    for state in (edge.astype(np.float32) + np.float32(5e-8), edge + np.array([0.0, 9e-7])):
         env.set_state(state)
         assert env.state[1] <= env.door_high
         path = env.simulate(state, np.ones((1, 5, 2)) * [[[0.0, 1.0]]])
         assert (path[0, :, 1] <= env.door_high).all()
     with pytest.raises(ValueError, match="inside a wall"):
-        env.set_state(edge + [0.0, 2e-6])
+        env.set_state(edge + np.array([0.0, 2e-6]))
 
 
 def test_distance_to_a_goal_on_the_wall_survives_float32() -> None:
