@@ -78,6 +78,9 @@ def probe_model(
     variance = test_latent.flatten(0, 1).var(0).mean().clamp(min=1e-12)
     error_T = (rolled - target).square().mean((0, 2, 3)) / variance
     flat = test_latent.flatten(0, 1).flatten(1).cpu().float()
+    if not names:  # recordings without states: nothing to probe for
+        model.train(was_training)
+        return Health(flat.std(0), effective_rank(flat), {}, error_T.cpu())
     fit_targets, labels = state_targets(fit.state_BTS.flatten(0, 1).cpu(), names, angles)
     test_targets, _ = state_targets(test.state_BTS.flatten(0, 1).cpu(), names, angles)
     r2 = linear_probe_r2(fit_latent.flatten(0, 1).flatten(1).cpu().float(), fit_targets, flat, test_targets)

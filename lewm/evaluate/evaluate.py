@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+import envs
+from lewm import __version__
 from lewm.baselines import OracleConfig, RandomConfig
 from lewm.checkpoint import Checkpoint
 from lewm.data.store import Store, split_episodes
@@ -86,7 +88,9 @@ def _key(method: MethodConfig, manifest: Manifest, checkpoint: Checkpoint | None
     weights = ""
     if isinstance(method, PlanConfig) and checkpoint is not None:
         weights = hashlib.sha256((checkpoint.path / "model.safetensors").read_bytes()).hexdigest()
-    text = json.dumps([asdict(method), asdict(manifest), weights, seed], sort_keys=True)
+    world = envs.make(manifest.task, **manifest.settings).renderer_fingerprint()
+    parts = [__version__, world, asdict(method), asdict(manifest), weights, seed]
+    text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -1,0 +1,41 @@
+"""The README's Python runs, its commands exist, and its tree is the tree."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lewm.cli import build_parser
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_example_runs(tiny_checkpoint_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert "runs/demo/checkpoint" in example
+    exec(example.replace("runs/demo/checkpoint", str(tiny_checkpoint_path)), {})
+    assert re.fullmatch(r"reached: (True|False) after \d+ steps\n", capsys.readouterr().out)
+
+
+def test_every_command_it_shows_is_understood() -> None:
+    shown = re.findall(r"^    lewm ([^#\n]*)", README, re.MULTILINE)
+    assert len(shown) >= 7
+    for line in shown:
+        build_parser().parse_known_args(line.split(" && ")[0].split())
+
+
+def test_every_path_it_names_exists() -> None:
+    for path in re.findall(r"`((?:lewm|envs|planners|configs|tests|docs)/[\w/.]*)`", README):
+        assert (ROOT / path).exists(), path
+    for path in re.findall(r"\]\(((?!http)[\w/.-]+)\)", README):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_constraints_and_the_project_name_the_same_packages() -> None:
+    pinned = {
+        line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
+    }
+    project = (ROOT / "pyproject.toml").read_text()
+    unknown = {name for name in pinned if not re.search(rf'"{re.escape(name)}\W', project, re.IGNORECASE)}
+    assert not unknown, f"constraints.txt pins {sorted(unknown)}, which pyproject.toml does not ask for"
