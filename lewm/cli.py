@@ -93,7 +93,7 @@ def demo(args: argparse.Namespace) -> None:
     device = pipeline.pick_device(args.device)
     store = pipeline.record(run, args.out / "data", args.processes)
     path = pipeline.fit(run, store, args.out, device)
-    evaluated = pipeline.measure(run.evaluate, load(path, str(device)), store, args.out)
+    evaluated = pipeline.measure(run, load(path, str(device)), store, args.out)
     rows = [e.row for e in evaluated]
     write_json(args.json, rows)
     report = report_run(evaluated, path, store, args.out)
@@ -160,9 +160,9 @@ def evaluate(args: argparse.Namespace) -> None:
     store = Store.open(args.data) if args.data is not None else None
     if args.manifest:
         manifests = [load_manifest(path) for path in args.manifest]
-        evaluated = pipeline.measure_manifests(run.evaluate, checkpoint, manifests, args.out)
+        evaluated = pipeline.measure_manifests(run, checkpoint, manifests, args.out)
     elif store is not None:
-        evaluated = pipeline.measure(run.evaluate, checkpoint, store, args.out)
+        evaluated = pipeline.measure(run, checkpoint, store, args.out)
     else:
         raise ValueError(
             "evaluate needs goals: pass --data (recordings to draw held-out pairs from) or --manifest FILE"

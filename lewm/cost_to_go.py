@@ -43,12 +43,17 @@ class CostToGoConfig:
     """Weight on over-estimates (0.5 averages over the recorded behaviour, towards 1 it follows the fastest)."""
     hindsight: float = 0.5
     """Share of goals taken later from the same episode; the others are frames of any episode."""
+    nearness: float = 2.0
+    """Hindsight goals lie at a share u^nearness of what is left of the episode, u uniform: 1 draws them evenly, more
+    prefers the near ones, where a fraction of a block decides between reached and missed."""
     target_rate: float = 0.01
     """How fast the target head follows, per step."""
     horizon: float = 60.0
     """Largest distance in blocks: targets are clipped there."""
 
     def __post_init__(self) -> None:
+        if self.nearness <= 0:
+            raise ValueError(f"cost_to_go.nearness is {self.nearness}; it must be positive")
         for name in ("width", "layers", "batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"cost_to_go.{name} is {getattr(self, name)}; it must be at least 1")
@@ -125,12 +130,17 @@ class Transitions:
         self.start = torch.from_numpy(np.concatenate(starts))
         self.last = torch.from_numpy(np.concatenate(ends))
 
-    def draw(self, count: int, hindsight: float, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """latent, next latent, goal (B, K, D each), and the recorded distance in blocks (inf for random goals)."""
+    def draw(
+        self, count: int, hindsight: float, generator: torch.Generator, nearness: float = 1.0
+    ) -> tuple[Tensor, ...]:
+        """latent, next latent, goal (B, K, D each), and the recorded distance in blocks (inf for random goals).
+
+        A share `hindsight` of the goals are frames of the same episode, from the present one (distance 0) to its last.
+        """
         pick = torch.randint(len(self.start), (count,), generator=generator)
         now, last = self.start[pick], self.last[pick]
-        ahead = 1 + (torch.rand(count, generator=generator) * (last - now)).long().clamp(max=1_000_000)
-        ahead = torch.minimum(ahead, last - now)
+        share = torch.rand(count, generator=generator) ** nearness
+        ahead = torch.minimum((share * (last - now + 1)).long(), last - now)
         own = torch.rand(count, generator=generator) < hindsight
         goal = torch.where(own, now + ahead, torch.randint(len(self.goal_FKD), (count,), generator=generator))
         recorded = torch.where(own, ahead / self.skip, torch.inf)
@@ -207,7 +217,9 @@ def train_cost_to_go(
             generator = torch.Generator().manual_seed(step_seed(seed, step, 8))
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / config.steps))
-            loss = td_loss(head, target_head, data.draw(config.batch, config.hindsight, generator), config)
+            loss = td_loss(
+                head, target_head, data.draw(config.batch, config.hindsight, generator, config.nearness), config
+            )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

@@ -4,7 +4,6 @@ Every function may be called again after a kill: finished work is found and kept
 """
 
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,23 +15,13 @@ from lewm import __version__, distributed
 from lewm.checkpoint import Checkpoint, Origin, load, save_checkpoint
 from lewm.config import RunConfig, dump
 from lewm.cost_to_go import CostToGoConfig, train_cost_to_go
-from lewm.data.collect import collect
+from lewm.data.collect import collect, git_revision
 from lewm.data.store import Store
-from lewm.evaluate.evaluate import EvaluateConfig, Evaluated, evaluate, held_out_manifests
+from lewm.evaluate.evaluate import Evaluated, evaluate, held_out_manifests
 from lewm.evaluate.manifest import Manifest
 from lewm.evaluate.results import save_results
 from lewm.progress import Stage
 from lewm.train import train
-
-
-def git_revision() -> str:
-    """The commit this code stands at, with `+` when files differ from it; `unknown` outside a checkout."""
-    root = Path(__file__).parent.parent
-    try:
-        show = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
-        return subprocess.run(show, capture_output=True, text=True, check=True).stdout.strip() or "unknown"
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def pick_device(name: str) -> torch.device:
@@ -108,18 +97,17 @@ def refit_cost_to_go(path: Path, config: CostToGoConfig, store: Store, out: Path
     return out / "checkpoint"
 
 
-def measure(
-    config: EvaluateConfig, checkpoint: Checkpoint, store: Store, out: Path, quiet: bool = False
-) -> list[Evaluated]:
+def measure(run: RunConfig, checkpoint: Checkpoint, store: Store, out: Path, quiet: bool = False) -> list[Evaluated]:
     """Evaluate on held-out goals; manifests, outcomes and `results.json` go to `out`."""
-    manifests = held_out_manifests(config, store, checkpoint, out / "evaluation")
-    return measure_manifests(config, checkpoint, manifests, out, quiet)
+    manifests = held_out_manifests(run.evaluate, store, checkpoint, out / "evaluation")
+    return measure_manifests(run, checkpoint, manifests, out, quiet)
 
 
 def measure_manifests(
-    config: EvaluateConfig, checkpoint: Checkpoint, manifests: Sequence[Manifest], out: Path, quiet: bool = False
+    run: RunConfig, checkpoint: Checkpoint, manifests: Sequence[Manifest], out: Path, quiet: bool = False
 ) -> list[Evaluated]:
     """Evaluate on given manifests; outcomes and `results.json` go to `out`."""
-    evaluated = evaluate(config, manifests, checkpoint, out / "evaluation", quiet)
+    save_run(run, out / "evaluation")
+    evaluated = evaluate(run.evaluate, manifests, checkpoint, out / "evaluation", quiet)
     save_results([e.row for e in evaluated], out / "results.json")
     return evaluated

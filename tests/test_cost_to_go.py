@@ -90,7 +90,8 @@ def test_transitions_stay_in_their_episode_and_know_the_recorded_distance(skip: 
     goal = goal[:, 0] - 0.5
     assert torch.equal(goal[own, 0], episode[own])
     torch.testing.assert_close(recorded[own], (goal[own, 1] - frame[own]) / skip)
-    assert (recorded[own] > 0).all()
+    assert (recorded[own] >= 0).all()
+    assert (recorded[own] == 0).any()  # d(z, z) = 0 is drawn, so it is trained
     reached = {(int(e), int(t), int(g)) for e, t, g in zip(episode[own], frame[own], goal[own, 1], strict=True)}
     assert reached == {(e, t, g) for e, t in every_start for g in range(t + 1, lengths[e] + 1)}
     everything = {(e, t) for e, n in enumerate(lengths) for t in range(n + 1)}
@@ -148,8 +149,8 @@ def shortest(neighbours: Callable[[int], list[int]], places: int) -> np.ndarray:
 def test_it_learns_shortest_paths_around_a_wall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A 4 x 4 grid cut by a wall with one door, seen through random walks only.
 
-    Measured over three seeds: correlation with the truth 0.97 (straight lines: 0.62), 6 blocks where the truth is 7 and
-    a straight line is 1, 1.7 blocks to a neighbour.
+    Measured: correlation with the truth 0.99 (straight lines: 0.62), 7.8 blocks where the truth is 7 and a straight
+    line is 1, 1.2 blocks to a neighbour, at most 0.23 blocks from a place to itself.
     """
     side = 4
 
@@ -166,7 +167,8 @@ def test_it_learns_shortest_paths_around_a_wall(tmp_path: Path, monkeypatch: pyt
     apart = ~np.eye(side * side, dtype=bool)
     straight = np.abs(points[:, None, :2] - points[None, :, :2]).sum(-1)
     assert np.corrcoef(straight[apart], truth[apart])[0, 1] < 0.65
-    assert np.corrcoef(learned[apart], truth[apart])[0, 1] > 0.9
+    assert np.corrcoef(learned[apart], truth[apart])[0, 1] > 0.95
+    assert learned.diagonal().max() < 0.6
     bottom = side * (side - 1)
     across, along = learned[bottom + 1, bottom + 2], learned[bottom, bottom + 1]
     assert across > 4 > 2.5 > along

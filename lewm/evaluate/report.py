@@ -273,13 +273,14 @@ def _gather(evaluated: Sequence[Evaluated], checkpoint: Checkpoint, store: Store
     """The facts of a run that its reader needs to judge it, and to run it again."""
     model, origin, row = checkpoint.model, checkpoint.origin, evaluated[0].row
     header = json.loads((checkpoint.path / "config.json").read_text())
-    run = read_json(out / "run.json") if (out / "run.json").is_file() else {}
+    facts, config_file = out / "evaluation" / "run.json", out / "evaluation" / "config.yaml"
+    run = read_json(facts) if facts.is_file() else {}
     commands = [shlex.join(run["command"])] if run.get("command") else []
     commands += [command] if (command := shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])) not in commands else []
     config, count = header["model"], sum(p.numel() for p in model.parameters())
     gathered: dict[str, Any] = {
         "commands": commands,
-        "config": (out / "config.yaml").read_text() if (out / "config.yaml").is_file() else "",
+        "config": config_file.read_text() if config_file.is_file() else "",
         "task": f"{origin.task}, {', '.join(f'{k} {v}' for k, v in origin.settings.items())}",
         "model": f"{config['encoder']['name']} encoder, {config['predictor']['name']} predictor, {count:,} parameters",
         "latent": f"{model.tokens} x {model.latent_dim} per frame, {model.config.frame_skip} env steps per block",
