@@ -93,7 +93,7 @@ def test_transitions_stay_in_their_episode_and_know_the_recorded_distance(skip: 
     assert (recorded[own] >= 0).all()
     assert (recorded[own] == 0).any()  # d(z, z) = 0 is drawn, so it is trained
     reached = {(int(e), int(t), int(g)) for e, t, g in zip(episode[own], frame[own], goal[own, 1], strict=True)}
-    assert reached == {(e, t, g) for e, t in every_start for g in range(t + 1, lengths[e] + 1)}
+    assert reached == {(e, t, g) for e, t in every_start for g in range(t, lengths[e] + 1)}
     everything = {(e, t) for e, n in enumerate(lengths) for t in range(n + 1)}
     assert {(int(e), int(t)) for e, t in goal[~own]} == everything
 
