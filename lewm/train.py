@@ -17,12 +17,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lewm import distributed
 from lewm.data.store import Store, split_episodes
 from lewm.data.windows import Batch, Windows, batch_indices
-from lewm.objectives import OBJECTIVES, Losses, ObjectiveConfig
+from lewm.objectives import Losses, Objective, ObjectiveConfig, build_objective
 from lewm.probes import Health, probe_model
 from lewm.progress import Stage
 from lewm.train_log import StepRecord, TrainLog
@@ -122,12 +122,13 @@ def predictions(model: WorldModel, latent_BTKD: Tensor, action_BTA: Tensor, conf
 
 
 def step_losses(
-    model: WorldModel, batch: Batch, config: TrainConfig, objective: ObjectiveConfig, generator: torch.Generator
+    model: WorldModel, batch: Batch, config: TrainConfig, objective: Objective, generator: torch.Generator
 ) -> Losses:
     """Encode a clip, predict it, score it: the whole forward pass of training."""
     latent_BTKD = model.encode(batch.pixels_BTCYX)
     predicted = predictions(model, latent_BTKD, batch.action_BTA, config)
-    return OBJECTIVES[objective.name](latent_BTKD, predicted, batch, generator, objective)
+    losses: Losses = objective(latent_BTKD, predicted, batch, generator)
+    return losses
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -143,10 +144,11 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1.0, config.steps - rise)))
 
 
-def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW that decays matrices and leaves biases, norms and embeddings of one axis alone."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in trained if p.ndim > 1]
+    vectors = [p for p in trained if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.learning_rate)
 
@@ -206,7 +208,7 @@ class Trainer:
         out: Path,
         device: torch.device,
     ) -> None:
-        self.config, self.objective, self.device, self.out = config, objective, device, out
+        self.config, self.device, self.out = config, device, out
         world = distributed.world_size()
         if config.batch % world:
             raise ValueError(f"train.batch is {config.batch}; it must be a multiple of the {world} processes")
@@ -216,7 +218,9 @@ class Trainer:
         self.windows = Windows(store, spec, train_ids, config.resident, device)
         self.held_windows = Windows(store, spec, held_ids, "disk", device)
         self.model = build_model(model_config, model_facts(store), config.seed).to(device)
-        self.optimizer = make_optimizer(self.model, config)
+        self.objective = build_objective(objective, self.model).to(device)
+        self.trained = nn.ModuleList([self.model, self.objective])
+        self.optimizer = make_optimizer(self.trained, config)
         self.bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda")
         self.step = 0
         parts = {"model": asdict(model_config), "objective": asdict(objective), "train": asdict(config)}
@@ -234,8 +238,9 @@ class Trainer:
     def save(self) -> None:
         """Write the trainer state; rank 0 only."""
         if distributed.rank() == 0:
-            state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
-            save_atomically(state | {"settings": self.settings}, self.state_path)
+            state: dict[str, Any] = {"model": self.model.state_dict(), "objective": self.objective.state_dict()}
+            state["optimizer"] = self.optimizer.state_dict()
+            save_atomically(state | {"step": self.step, "settings": self.settings}, self.state_path)
 
     def resume(self) -> None:
         """Continue from `trainer.pt` when there is one; refuse one that belongs to another configuration."""
@@ -250,6 +255,7 @@ class Trainer:
                     f"here and {theirs.get(key)} there; set it to that to continue, or choose another --out"
                 )
         self.model.load_state_dict(state["model"])
+        self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
 
@@ -270,10 +276,11 @@ class Trainer:
         with autocast:
             losses = step_losses(self.model, batch, config, self.objective, generator)
         losses.total.backward()
-        distributed.average_gradients(self.model)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        distributed.average_gradients(self.trained)
+        norm = nn.utils.clip_grad_norm_(self.trained.parameters(), config.clip)
         self.optimizer.step()
         self.step += 1
+        self.objective.after_step(self.model, self.step / config.steps)
         return losses.detach(), norm
 
     def probe(self, log: TrainLog) -> None:

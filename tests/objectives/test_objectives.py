@@ -11,9 +11,10 @@ import torch.multiprocessing as mp
 from pydantic import TypeAdapter
 from torch import nn
 from torch.testing import assert_close
+from toy_models import toy_model
 
 from lewm.distributed import average_gradients
-from lewm.objectives import OBJECTIVES, ObjectiveConfig, PredictionConfig, SigRegConfig
+from lewm.objectives import OBJECTIVES, ObjectiveConfig, PredictionConfig, SigRegConfig, build_objective
 
 CONFIGS = {config.name: config for config in (cls() for cls in typing.get_args(ObjectiveConfig) or (ObjectiveConfig,))}
 VARIANTS = [
@@ -32,7 +33,8 @@ def clip(B, T, K=2, D=8, seed=0, dtype=torch.float32):
 
 
 def score(name, latent, *predicted, config=None, seed=3):
-    return OBJECTIVES[name](latent, predicted, None, torch.Generator().manual_seed(seed), config or CONFIGS[name])
+    objective = build_objective(config or CONFIGS[name], toy_model())
+    return objective(latent, predicted, None, torch.Generator().manual_seed(seed))
 
 
 def test_the_table_and_the_configs_name_the_same_objectives():
@@ -158,7 +160,8 @@ def step(config, x_BTC):
     """Total loss and gradients, averaged over ranks as in training."""
     toy = Toy()
     latent, predicted = toy(x_BTC)
-    losses = OBJECTIVES[config.name](latent, predicted, None, torch.Generator().manual_seed(9), config)
+    objective = build_objective(config, toy_model())
+    losses = objective(latent, predicted, None, torch.Generator().manual_seed(9))
     losses.total.backward()
     average_gradients(toy)
     return losses.total.detach(), [p.grad for p in toy.parameters()]
