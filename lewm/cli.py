@@ -1,18 +1,15 @@
-"""The command line. Each command is a parser, a short function, and imports made only when it runs.
+"""The command line: the parser of every command; what the commands do is in `lewm.commands`.
 
 Exit codes: 0 done, 1 something went wrong, 2 the command was not understood.
 """
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from lewm import __version__
+from lewm import __version__, commands
 
 EPILOG = """\
 a first session:
@@ -50,175 +47,9 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to FILE")
 
 
-def load_run(args: argparse.Namespace) -> Any:
-    """The run a command works on; prints it and exits for --print-config and --keys."""
-    from lewm import config
-    from lewm.schema import SchemaError
-
-    if args.keys:
-        print(config.help_text())
-        raise SystemExit(0)
-    run = config.load(args.config, args.overrides)
-    if getattr(args, "seed", None) is not None:
-        run = config.with_seed(run, args.seed)
-    if args.print_config:
-        print(config.dump(run), end="")
-        raise SystemExit(0)
-    for name in args.needs:
-        if getattr(args, name) is None:
-            raise SchemaError(f"command line: --{name} is missing; add it")
-    return run
-
-
-def write_json(path: Path | None, rows: Sequence[Any]) -> None:
-    """Write measured rows where the user asked for them."""
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-
-
 def cpu_count() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def demo(args: argparse.Namespace) -> None:
-    """Record, train, plan, evaluate, report."""
-    run = load_run(args)
-    from lewm import pipeline
-    from lewm.checkpoint import load
-    from lewm.evaluate.report import report_run
-    from lewm.evaluate.results import table
-
-    device = pipeline.pick_device(args.device)
-    store = pipeline.record(run, args.out / "data", args.processes)
-    path = pipeline.fit(run, store, args.out, device)
-    evaluated = pipeline.measure(run, load(path, str(device)), store, args.out)
-    rows = [e.row for e in evaluated]
-    write_json(args.json, rows)
-    report = report_run(evaluated, path, store, args.out)
-    print(table(rows))
-    print(f"\nreport {report}\nresults {args.out / 'results.json'}\ncheckpoint {path}")
-
-
-def collect(args: argparse.Namespace) -> None:
-    """Record rollouts."""
-    run = load_run(args)
-    from lewm import pipeline
-    from lewm.data.inspect import describe
-
-    print(describe(pipeline.record(run, args.out, args.processes)))
-
-
-def inspect(args: argparse.Namespace) -> None:
-    """Say what is in a store."""
-    from lewm.data.inspect import contact_sheet, describe
-    from lewm.data.store import Store
-
-    store = Store.open(args.data, verify=args.verify)
-    print(describe(store))
-    sheet = args.out if args.out is not None else args.data / "contact_sheet.png"
-    contact_sheet(store, sheet)
-    print(f"contact sheet {sheet}")
-
-
-def train(args: argparse.Namespace) -> None:
-    """Train a world model and its cost-to-go."""
-    run = load_run(args)
-    from lewm import distributed, pipeline
-    from lewm.data.store import Store
-
-    device = pipeline.pick_device(args.device)
-    distributed.init_from_env(device)
-    data = args.data if args.data is not None else args.out / "data"
-    if not (data / "meta.json").exists() and args.data is None:
-        if distributed.world_size() > 1:
-            raise ValueError(f"{data} holds no recordings: record them first, with `lewm collect` and one process")
-        store = pipeline.record(run, data, args.processes)
-    else:
-        store = Store.open(data)
-    if args.cost_to_go_only is not None:
-        path = pipeline.refit_cost_to_go(args.cost_to_go_only, run.cost_to_go, store, args.out, str(device))
-    else:
-        path = pipeline.fit(run, store, args.out, device)
-    if distributed.rank() == 0:
-        print(f"checkpoint {path}")
-    distributed.finish()
-
-
-def evaluate(args: argparse.Namespace) -> None:
-    """Measure success and planning time."""
-    run = load_run(args)
-    from lewm import pipeline
-    from lewm.checkpoint import load
-    from lewm.data.store import Store
-    from lewm.evaluate.manifest import load_manifest
-    from lewm.evaluate.report import report_run
-    from lewm.evaluate.results import table
-
-    checkpoint = load(args.checkpoint, str(pipeline.pick_device(args.device)))
-    store = Store.open(args.data) if args.data is not None else None
-    if args.manifest:
-        manifests = [load_manifest(path) for path in args.manifest]
-        evaluated = pipeline.measure_manifests(run, checkpoint, manifests, args.out)
-    elif store is not None:
-        evaluated = pipeline.measure(run, checkpoint, store, args.out)
-    else:
-        raise ValueError(
-            "evaluate needs goals: pass --data (recordings to draw held-out pairs from) or --manifest FILE"
-        )
-    rows = [e.row for e in evaluated]
-    write_json(args.json, rows)
-    print(table(rows))
-    print(f"\nreport {report_run(evaluated, args.checkpoint, store, args.out)}")
-    print(f"results {args.out / 'results.json'}")
-
-
-def report(args: argparse.Namespace) -> None:
-    """Write the report of a finished evaluation again."""
-    from lewm.evaluate.report import rebuild_report
-
-    print(f"report {rebuild_report(args.run_dir, args.out)}")
-
-
-def plan(args: argparse.Namespace) -> None:
-    """Run one episode to a goal image."""
-    from lewm.pipeline import pick_device
-    from lewm.planning.episode import EpisodeConfig, run_episode
-
-    config = EpisodeConfig(
-        checkpoint=args.checkpoint,
-        goal=args.goal,
-        task=args.task,
-        planner=args.planner,
-        cost=args.cost,
-        start=args.start,
-        goal_state=args.goal_state,
-        budget=args.budget,
-        seed=args.seed,
-        device=str(pick_device(args.device)),
-    )
-    print(run_episode(config, args.out))
-
-
-def bench(args: argparse.Namespace) -> None:
-    """Measure planning speed."""
-    from lewm.bench.plan import bench_plan, table
-
-    rows = bench_plan(args.checkpoint, args.config, args.threads, args.plans, args.device)
-    write_json(args.json, rows)
-    print(table(rows))
-
-
-def doctor(args: argparse.Namespace) -> None:
-    """Check this machine."""
-    from lewm.doctor import examine, table
-
-    findings = examine()
-    write_json(args.json, findings)
-    print(table(findings))
-    if any(f.status == "broken" for f in findings):
-        raise SystemExit(1)
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -253,19 +84,19 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"lewm {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the full traceback of an error")
-    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+    subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
 
-    def command(
-        name: str, run: Callable[[argparse.Namespace], None], text: str, detail: str
-    ) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
-            name, help=text, description=detail, formatter_class=argparse.RawDescriptionHelpFormatter
+    def command(handler: Callable[[argparse.Namespace], None], text: str, detail: str) -> argparse.ArgumentParser:
+        sub = subparsers.add_parser(
+            handler.__name__, help=text, description=detail, formatter_class=argparse.RawDescriptionHelpFormatter
         )
-        sub.set_defaults(handler=run, takes_overrides=False, needs=())
+        sub.set_defaults(handler=handler, takes_overrides=False, needs=())
         return sub
 
     overrides = "Any key of the run can be overridden by its dotted name, such as --train.steps 500; --keys lists them."
-    sub = command("demo", demo, "the whole story on one task", f"Record, train, plan, evaluate and report. {overrides}")
+    sub = command(
+        commands.demo, "the whole story on one task", f"Record, train, plan, evaluate and report. {overrides}"
+    )
     add_run(sub, optional=True)
     sub.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for everything (default runs/demo)")
     sub.add_argument("--seed", type=int, help="seed of recording, training and evaluation (default: the run's own)")
@@ -275,7 +106,9 @@ def build_parser() -> argparse.ArgumentParser:
     sub.set_defaults(takes_overrides=True)
 
     sub = command(
-        "collect", collect, "record rollouts", f"Record rollouts with scripted policies into a store. {overrides}"
+        commands.collect,
+        "record rollouts",
+        f"Record rollouts with scripted policies into a store. {overrides}",
     )
     add_run(sub)
     sub.add_argument("--out", type=Path, help="folder of the store; a killed recording is continued")
@@ -283,14 +116,13 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--processes", type=int, default=cpu_count(), help="processes; never changes the data")
     sub.set_defaults(takes_overrides=True, needs=("out",))
 
-    sub = command("inspect", inspect, "what is in a store", "Print what a store holds and write a contact sheet.")
+    sub = command(commands.inspect, "what is in a store", "Print what a store holds and write a contact sheet.")
     sub.add_argument("data", type=Path, help="folder of the store")
     sub.add_argument("--out", type=Path, metavar="PNG", help="contact sheet (default DATA/contact_sheet.png)")
     sub.add_argument("--verify", action="store_true", help="read every value, not only sizes")
 
     sub = command(
-        "train",
-        train,
+        commands.train,
         "train a world model and its cost-to-go",
         f"Train, or continue a training that was killed. Under torchrun it is data parallel. {overrides}",
     )
@@ -308,8 +140,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.set_defaults(takes_overrides=True, needs=("out",))
 
     sub = command(
-        "plan",
-        plan,
+        commands.plan,
         "one episode to a goal image",
         "Plan to a picture in a file; writes a side-by-side video (seen, goal, imagined) and a JSON trace.",
     )
@@ -326,8 +157,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_device(sub)
 
     sub = command(
-        "evaluate",
-        evaluate,
+        commands.evaluate,
         "success and planning time on held-out goals",
         f"Run every method of the configuration on every goal set; a killed evaluation is continued. {overrides}",
     )
@@ -341,19 +171,16 @@ def build_parser() -> argparse.ArgumentParser:
     add_json(sub)
     sub.set_defaults(
         takes_overrides=True,
-        needs=(
-            "checkpoint",
-            "out",
-        ),
+        needs=("checkpoint", "out"),
     )
 
-    sub = command("report", report, "write the HTML report again", "Rebuild report.html from a run's saved files.")
+    sub = command(commands.report, "write the HTML report again", "Rebuild report.html from a run's saved files.")
     sub.add_argument("run_dir", type=Path, help="folder that `lewm evaluate` or `lewm demo` wrote")
-    sub.add_argument("--out", type=Path, metavar="HTML", help="file to write (default RUN/report.html)")
+    sub.add_argument("--out", type=Path, metavar="HTML", help="file to write (default RUN_DIR/report.html)")
+    sub.add_argument("--markdown", action="store_true", help="print the table as Markdown instead")
 
     sub = command(
-        "bench",
-        bench,
+        commands.bench,
         "planning speed",
         "Milliseconds per plan over planners, budgets and batch sizes, for a checkpoint or for fresh weights of a run.",
     )
@@ -366,7 +193,9 @@ def build_parser() -> argparse.ArgumentParser:
     add_json(sub)
 
     sub = command(
-        "doctor", doctor, "what works on this machine", "Check torch, threads, GL, extras; say how to mend them."
+        commands.doctor,
+        "what works on this machine",
+        "Check torch, threads, GL, extras; say how to mend them.",
     )
     add_json(sub)
 

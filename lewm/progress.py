@@ -51,7 +51,7 @@ class Stage:
         left = "" if final or rate == 0 else f"  {clock((self.total - self.done) / rate)} left"
         notes = "".join(f"  {k} {v:.4g}" if isinstance(v, float) else f"  {k} {v}" for k, v in self.notes.items())
         text = (
-            f"{self.name:<18} {self.done}/{self.total} {self.unit}  {rate:.1f}/s{notes}"
+            f"{self.name:<32} {self.done}/{self.total} {self.unit}  {rate:.1f}/s{notes}"
             f"  {clock(now - self.started)} taken{left}"
         )
         end = "\n" if final or not self.live else ""

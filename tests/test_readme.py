@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lewm.cli import build_parser
+from lewm.evaluate.results import load_results, markdown
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -39,3 +40,8 @@ def test_the_constraints_and_the_project_name_the_same_packages() -> None:
     project = (ROOT / "pyproject.toml").read_text()
     unknown = {name for name in pinned if not re.search(rf'"{re.escape(name)}\W', project, re.IGNORECASE)}
     assert not unknown, f"constraints.txt pins {sorted(unknown)}, which pyproject.toml does not ask for"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "results").glob("*.json")), ids=lambda path: path.stem)
+def test_its_tables_are_the_committed_results(path: Path) -> None:
+    assert markdown(load_results(path)) in README, f"paste the output of `lewm report --markdown` for {path.name}"

@@ -107,7 +107,7 @@ def evaluate(
         for method in with_baselines(config.methods):
             policy = make_policy(method, checkpoint, config.seed)
             log = out / "outcomes" / f"{manifest.goals.name}.{method.name}.jsonl"
-            with Stage(f"{manifest.goals.name} {method.name}"[:28], len(manifest.problems), "goals", quiet) as stage:
+            with Stage(f"{manifest.goals.name} {method.name}", len(manifest.problems), "goals", quiet) as stage:
 
                 def report(count: int, solved: int, stage: Stage = stage) -> None:
                     stage.update(count, solved=str(solved))

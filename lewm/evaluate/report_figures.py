@@ -183,7 +183,8 @@ def milliseconds(value: float) -> str:
 
 def time_bars(rows: Sequence[tuple[str, float, float, float, str]]) -> Markup:
     """Bars of milliseconds per plan: (name, encoder, search, 95th percentile, style) from top to bottom."""
-    left, row, width = 88, 28, 340
+    longest = max((len(name) for name, *_ in rows), default=0)
+    left, row, width = 16 + 5.8 * longest, 28, 340
     room = width - left - 112
     most = max([max(encode + search, p95) for _, encode, search, p95, _ in rows], default=0.0) or 1.0
     parts = []

@@ -80,3 +80,20 @@ def table(rows: Sequence[ResultRow]) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
+
+
+def markdown(rows: Sequence[ResultRow]) -> str:
+    """The rows as the README shows them."""
+    lines = [
+        "| goals | method | search | success | 95 % interval | ms per plan, p50 / p95 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        search = f"{row.planner} {row.candidates} x {row.iterations} x {row.horizon}" if row.candidates else "-"
+        every = f", every {row.replan_every} blocks" if row.replan_every > 1 else ""
+        times = f"{row.plan_ms_p50:.1f} / {row.plan_ms_p95:.1f}" if row.candidates else "-"
+        lines.append(
+            f"| {row.goals} | {row.method} | {search}{every} | {100 * row.success:.1f} % of {row.n} | "
+            f"{100 * row.low:.1f} - {100 * row.high:.1f} | {times} |"
+        )
+    return "\n".join(lines)

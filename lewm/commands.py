@@ -1,0 +1,179 @@
+"""What each command of the command line does; imports are made only when a command runs."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+
+def load_run(args: argparse.Namespace) -> Any:
+    """The run a command works on; prints it and exits for --print-config and --keys."""
+    from lewm import config
+    from lewm.schema import SchemaError
+
+    if args.keys:
+        print(config.help_text())
+        raise SystemExit(0)
+    run = config.load(args.config, args.overrides)
+    if getattr(args, "seed", None) is not None:
+        run = config.with_seed(run, args.seed)
+    if args.print_config:
+        print(config.dump(run), end="")
+        raise SystemExit(0)
+    for name in args.needs:
+        if getattr(args, name) is None:
+            raise SchemaError(f"command line: --{name} is missing; add it")
+    return run
+
+
+def write_json(path: Path | None, rows: Sequence[Any]) -> None:
+    """Write measured rows where the user asked for them."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+
+
+def demo(args: argparse.Namespace) -> None:
+    """Record, train, plan, evaluate, report."""
+    run = load_run(args)
+    from lewm import pipeline
+    from lewm.checkpoint import load
+    from lewm.evaluate.report import report_run
+    from lewm.evaluate.results import table
+
+    device = pipeline.pick_device(args.device)
+    store = pipeline.record(run, args.out / "data", args.processes)
+    path = pipeline.fit(run, store, args.out, device)
+    evaluated = pipeline.measure(run, load(path, str(device)), store, args.out)
+    rows = [e.row for e in evaluated]
+    write_json(args.json, rows)
+    report = report_run(evaluated, path, store, args.out)
+    print(table(rows))
+    print(f"\nreport {report}\nresults {args.out / 'results.json'}\ncheckpoint {path}")
+
+
+def collect(args: argparse.Namespace) -> None:
+    """Record rollouts."""
+    run = load_run(args)
+    from lewm import pipeline
+    from lewm.data.inspect import describe
+
+    print(describe(pipeline.record(run, args.out, args.processes)))
+
+
+def inspect(args: argparse.Namespace) -> None:
+    """Say what is in a store."""
+    from lewm.data.inspect import contact_sheet, describe
+    from lewm.data.store import Store
+
+    store = Store.open(args.data, verify=args.verify)
+    print(describe(store))
+    sheet = args.out if args.out is not None else args.data / "contact_sheet.png"
+    contact_sheet(store, sheet)
+    print(f"contact sheet {sheet}")
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train a world model and its cost-to-go."""
+    run = load_run(args)
+    from lewm import distributed, pipeline
+    from lewm.data.store import Store
+
+    device = pipeline.pick_device(args.device)
+    distributed.init_from_env(device)
+    data = args.data if args.data is not None else args.out / "data"
+    if not (data / "meta.json").exists() and args.data is None:
+        if distributed.world_size() > 1:
+            raise ValueError(f"{data} holds no recordings: record them first, with `lewm collect` and one process")
+        store = pipeline.record(run, data, args.processes)
+    else:
+        store = Store.open(data)
+    if args.cost_to_go_only is not None:
+        path = pipeline.refit_cost_to_go(args.cost_to_go_only, run.cost_to_go, store, args.out, str(device))
+    else:
+        path = pipeline.fit(run, store, args.out, device)
+    if distributed.rank() == 0:
+        print(f"checkpoint {path}")
+    distributed.finish()
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Measure success and planning time."""
+    run = load_run(args)
+    from lewm import pipeline
+    from lewm.checkpoint import load
+    from lewm.data.store import Store
+    from lewm.evaluate.manifest import load_manifest
+    from lewm.evaluate.report import report_run
+    from lewm.evaluate.results import table
+
+    checkpoint = load(args.checkpoint, str(pipeline.pick_device(args.device)))
+    store = Store.open(args.data) if args.data is not None else None
+    if args.manifest:
+        manifests = [load_manifest(path) for path in args.manifest]
+        evaluated = pipeline.measure_manifests(run, checkpoint, manifests, args.out)
+    elif store is not None:
+        evaluated = pipeline.measure(run, checkpoint, store, args.out)
+    else:
+        raise ValueError(
+            "evaluate needs goals: pass --data (recordings to draw held-out pairs from) or --manifest FILE"
+        )
+    rows = [e.row for e in evaluated]
+    write_json(args.json, rows)
+    print(table(rows))
+    print(f"\nreport {report_run(evaluated, args.checkpoint, store, args.out)}")
+    print(f"results {args.out / 'results.json'}")
+
+
+def report(args: argparse.Namespace) -> None:
+    """Write the report of a finished evaluation again."""
+    if args.markdown:
+        from lewm.evaluate.results import load_results, markdown
+
+        print(markdown(load_results(args.run_dir / "results.json")))
+        return
+    from lewm.evaluate.report import rebuild_report
+
+    print(f"report {rebuild_report(args.run_dir, args.out)}")
+
+
+def plan(args: argparse.Namespace) -> None:
+    """Run one episode to a goal image."""
+    from lewm.pipeline import pick_device
+    from lewm.planning.episode import EpisodeConfig, run_episode
+
+    config = EpisodeConfig(
+        checkpoint=args.checkpoint,
+        goal=args.goal,
+        task=args.task,
+        planner=args.planner,
+        cost=args.cost,
+        start=args.start,
+        goal_state=args.goal_state,
+        budget=args.budget,
+        seed=args.seed,
+        device=str(pick_device(args.device)),
+    )
+    print(run_episode(config, args.out))
+
+
+def bench(args: argparse.Namespace) -> None:
+    """Measure planning speed."""
+    from lewm.bench.plan import bench_plan, table
+
+    rows = bench_plan(args.checkpoint, args.config, args.threads, args.plans, args.device)
+    write_json(args.json, rows)
+    print(table(rows))
+
+
+def doctor(args: argparse.Namespace) -> None:
+    """Check this machine."""
+    from lewm.doctor import examine, table
+
+    findings = examine()
+    write_json(args.json, findings)
+    print(table(findings))
+    if any(f.status == "broken" for f in findings):
+        raise SystemExit(1)
