@@ -1,6 +1,7 @@
-"""Data parallelism in a few functions: who am I, sum a tensor (with gradient), average gradients, set up.
+"""Data parallelism in a few functions: who am I, sum or gather a tensor (with gradient), average gradients, set up.
 
-Every statistic that must be exact over the global batch (SIGReg, BatchNorm) goes through `sum_over_ranks`.
+Every statistic that must be exact over the global batch (SIGReg, BatchNorm) goes through `sum_over_ranks`; what is no
+sum (sorting, comparing every sample with every other) goes through `gather_ranks`.
 torch's own `distributed.nn.all_reduce` is deprecated and its successor cannot differentiate an average, so the sum is
 taken here and the division by the world size is written where it happens.
 """
@@ -48,6 +49,35 @@ def sum_over_ranks(x: Tensor) -> Tensor:
         return x
     summed: Tensor = _SumOverRanks.apply(x)
     return summed
+
+
+class _GatherRanks(torch.autograd.Function):
+    """y = x of all ranks, rank by rank. Every rank's loss depends on every rank's x, so the gradient is summed."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+        x = x.contiguous()
+        parts = [torch.empty_like(x) for _ in range(world_size())]
+        dist.all_gather(parts, x)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> Tensor:
+        grad = grads[0].contiguous().clone()
+        dist.all_reduce(grad)
+        return grad.chunk(world_size())[rank()]
+
+
+def gather_ranks(x: Tensor) -> Tensor:
+    """Concatenate `x` (one or more axes, the same shape on every rank) over all processes along its first axis,
+    differentiably; `x` itself with one process.
+
+    This process's rows are those from rank() * len(x) on. Gradients are exact in the sense of `sum_over_ranks`.
+    """
+    if world_size() == 1:
+        return x
+    gathered: Tensor = _GatherRanks.apply(x)
+    return gathered
 
 
 def average_gradients(module: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""The four functions of data parallelism, in one process and in two that meet in a file."""
+"""The functions of data parallelism, in one process and in two that meet in a file."""
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ def test_one_process_is_rank_zero_of_one_and_nothing_is_copied():
     x = torch.ones(3, requires_grad=True)
     assert (distributed.world_size(), distributed.rank()) == (1, 0)
     assert distributed.sum_over_ranks(x) is x
+    assert distributed.gather_ranks(x) is x
 
 
 def test_one_process_keeps_its_gradients():
@@ -43,6 +44,14 @@ def two_ranks(rank, folder):
     (total.square().sum() * 0.5).backward()
     result |= {"x": x.detach(), "total": total.detach(), "grad": x.grad}
 
+    # What rank r does with the gathered rows: weigh row i by (i + 1) (r + 1).
+    rows = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]).add(10 * rank).t().requires_grad_()  # not contiguous
+    gathered = distributed.gather_ranks(rows)
+    weight = torch.arange(1.0, 7.0)[:, None] * (rank + 1)
+    (weight * gathered.square()).sum().backward()
+    result |= {"rows": rows.detach(), "gathered": gathered.detach(), "rows_grad": rows.grad}
+    result["numbers"] = distributed.gather_ranks(torch.tensor([rank, 7]))
+
     module = nn.ModuleDict({"used": nn.Linear(2, 3, bias=False), "frozen": nn.Linear(2, 2)})
     module["used"].weight.grad = torch.full((3, 2), 2.0 + 4 * rank)
     distributed.average_gradients(module)
@@ -60,5 +69,10 @@ def test_two_processes(tmp_path):
         assert torch.equal(result["total"], expected)
         # Each rank's loss is half the square of the sum: its gradient at x is the sum, once for either rank's loss.
         assert_close(result["grad"], 2 * expected)
+        assert torch.equal(result["gathered"], torch.cat([ranks[0]["rows"], ranks[1]["rows"]]))
+        # Both ranks' losses weigh this rank's rows: 1 + 2 times the row's number in the whole.
+        number = torch.arange(1.0, 4.0)[:, None] + 3 * index
+        assert_close(result["rows_grad"], 2 * 3 * number * result["rows"])
+        assert result["numbers"].tolist() == [0, 7, 1, 7]
         assert torch.equal(result["mean"], torch.full((3, 2), 4.0))
         assert result["frozen"] is None

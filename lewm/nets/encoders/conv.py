@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lewm.nets.blocks import BatchNorm
@@ -50,10 +51,25 @@ class ConvEncoder(nn.Module):
                 nn.SiLU(),
             ]
         self.layers = nn.Sequential(*layers)
-        self.out = nn.Linear(config.channels[-1] * (size // stride) ** 2, config.latent_dim)
+        self.grid = size // stride
+        self.out = nn.Linear(config.channels[-1] * self.grid**2, config.latent_dim)
+        self.level_dims: tuple[int, ...] = tuple(channels * self.grid**2 for channels in config.channels)
 
     def forward(self, pixels_BCYX: Tensor) -> Tensor:
         """Normalised float pixels to token_BKD."""
         features = self.layers(pixels_BCYX.contiguous(memory_format=torch.channels_last))
         token_BKD: Tensor = self.out(features.flatten(1))[:, None]
         return token_BKD
+
+    def levels(self, pixels_BCYX: Tensor) -> list[Tensor]:
+        """Normalised float pixels to the features after each layer, lowest first: (B, 1, channels x grid x grid) each.
+
+        Every layer is averaged down to the grid of the last one, whose level is exactly what `out` reads. Averaging
+        over the whole picture would forget where things are. `level_dims` are the widths.
+        """
+        features, found = pixels_BCYX.contiguous(memory_format=torch.channels_last), []
+        for module in self.layers:
+            features = module(features)
+            if isinstance(module, nn.SiLU):
+                found.append(F.adaptive_avg_pool2d(features, self.grid).flatten(1)[:, None])
+        return found

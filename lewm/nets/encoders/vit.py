@@ -67,11 +67,26 @@ class ViTEncoder(nn.Module):
         nn.init.trunc_normal_(self.cls, std=0.02)
         nn.init.trunc_normal_(self.position, std=0.02)
         self.projector = Projector(width, config.projector_hidden, config.latent_dim)
+        self.level_dims: tuple[int, ...] = (width,) * config.layers
 
     def forward(self, pixels_BCYX: Tensor) -> Tensor:
         """Normalised float pixels to token_BKD."""
+        token_BKD: Tensor = self.projector(self.norm(self.blocks(self._embedded(pixels_BCYX))[:, :1]))
+        return token_BKD
+
+    def levels(self, pixels_BCYX: Tensor) -> list[Tensor]:
+        """Normalised float pixels to the CLS token after each block, lowest first: (B, 1, width) each.
+
+        As the blocks leave it: the last one is before the final layer norm and the projector. `level_dims` are the
+        widths.
+        """
+        tokens, found = self._embedded(pixels_BCYX), []
+        for block in self.blocks:
+            tokens = block(tokens)
+            found.append(tokens[:, :1])
+        return found
+
+    def _embedded(self, pixels_BCYX: Tensor) -> Tensor:
         # A patch embedding is a matrix product; pixel_unshuffle orders a patch as a convolution's weight would.
         patches = self.embed(F.pixel_unshuffle(pixels_BCYX, self.patch).flatten(2).transpose(1, 2))
-        tokens = torch.cat([self.cls.expand(len(patches), -1, -1), patches], 1) + self.position
-        token_BKD: Tensor = self.projector(self.norm(self.blocks(tokens)[:, :1]))
-        return token_BKD
+        return torch.cat([self.cls.expand(len(patches), -1, -1), patches], 1) + self.position

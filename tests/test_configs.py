@@ -1,0 +1,38 @@
+"""Every run that ships with lewm records, trains, fits its cost-to-go, loads and plans; shrunk to seconds."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import envs
+from lewm import config, pipeline
+from lewm.checkpoint import load
+from lewm.evaluate.methods import PlanConfig
+from lewm.planning.agent import Agent
+
+
+@pytest.mark.parametrize("name", sorted(config.shipped()))
+def test_every_shipped_run_works_from_recording_to_action(name: str, tmp_path: Path) -> None:
+    run = config.load(name)
+    steps = (run.train.frames - 1) * run.model.frame_skip + 1
+    run = replace(
+        run,
+        collect=replace(run.collect, episodes=3, steps=steps, shard_episodes=2),
+        train=replace(run.train, steps=1, batch=2, probe_every=0, held_out=0.3),
+        cost_to_go=replace(run.cost_to_go, steps=2, batch=4),
+    )
+    store = pipeline.record(run, tmp_path / "data", processes=1, quiet=True)
+    path = pipeline.fit(run, store, tmp_path, torch.device("cpu"), quiet=True)
+    assert config.load(tmp_path / "config.yaml") == run
+    checkpoint = load(path)
+    method = run.evaluate.methods[0]
+    assert isinstance(method, PlanConfig)
+    planner = replace(method.planner, candidates=4, iterations=1, elites=2)
+    agent = Agent(checkpoint, planner, method.cost, method.replan_every, method.history)
+    env = envs.make(run.task, **run.settings)
+    pixels, info = env.reset(seed=0)
+    agent.reset(env.goal_image(info["goal_state"]))
+    assert env.action_space.contains(agent.act(pixels))
+    env.close()
