@@ -3,13 +3,13 @@
 The prediction loss alone never shows collapse, and rank alone never shows a missing factor: watch all of them.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lewm.data.windows import Batch
+from lewm.objectives.health import effective_rank, jepa_health
 from lewm.world_model import WorldModel
 
 
@@ -20,18 +20,13 @@ class Health:
     std_D: Tensor
     """Standard deviation of every latent dimension; a healthy SIGReg latent has about 1 everywhere."""
     effective_rank: float
-    """exp(entropy) of the normalised singular values, in [1, D]; D for an isotropic latent."""
+    """exp(entropy) of the normalised singular values over all frames, in [1, D]; D for an isotropic latent."""
+    criteria: dict[str, float]
+    """The four criteria for a healthy JEPA and, beside each statistic, its value on ideal data."""
     probe_r2: dict[str, float]
     """Held-out R2 of a linear probe for every state factor (angles as cos and sin)."""
     rollout_error_T: Tensor
     """Mean squared rollout error after 1, 2, ... blocks, divided by the variance of the latents."""
-
-
-def effective_rank(sample_ND: Tensor) -> float:
-    """Roy & Vetterli (2007): the exponential of the entropy of the normalised singular values, in [1, D]."""
-    singular = torch.linalg.svdvals(sample_ND.float() - sample_ND.float().mean(0))
-    share = singular / singular.sum().clamp(min=1e-12)
-    return math.exp(-(share * share.clamp(min=1e-12).log()).sum().item())
 
 
 def state_targets(state_NS: Tensor, names: tuple[str, ...], angles: tuple[str, ...]) -> tuple[Tensor, list[str]]:
@@ -75,14 +70,17 @@ def probe_model(
         test_latent[:, :history], test.action_BTA[:, : history - 1], test.action_BTA[:, None, history - 1 :]
     )[:, 0]
     target = test_latent[:, history:]
+    criteria = jepa_health(test_latent[:, history - 1 :], (rolled,)).scalars()
     variance = test_latent.flatten(0, 1).var(0).mean().clamp(min=1e-12)
     error_T = (rolled - target).square().mean((0, 2, 3)) / variance
     flat = test_latent.flatten(0, 1).flatten(1).cpu().float()
     if not names:  # recordings without states: nothing to probe for
         model.train(was_training)
-        return Health(flat.std(0), effective_rank(flat), {}, error_T.cpu())
+        return Health(flat.std(0), effective_rank(flat).item(), criteria, {}, error_T.cpu())
     fit_targets, labels = state_targets(fit.state_BTS.flatten(0, 1).cpu(), names, angles)
     test_targets, _ = state_targets(test.state_BTS.flatten(0, 1).cpu(), names, angles)
     r2 = linear_probe_r2(fit_latent.flatten(0, 1).flatten(1).cpu().float(), fit_targets, flat, test_targets)
     model.train(was_training)
-    return Health(flat.std(0), effective_rank(flat), dict(zip(labels, r2.tolist(), strict=True)), error_T.cpu())
+    return Health(
+        flat.std(0), effective_rank(flat).item(), criteria, dict(zip(labels, r2.tolist(), strict=True)), error_T.cpu()
+    )

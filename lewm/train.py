@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from lewm import distributed
 from lewm.data.store import Store, split_episodes
 from lewm.data.windows import Batch, Windows, batch_indices
-from lewm.objectives import Losses, Objective, ObjectiveConfig, build_objective
+from lewm.objectives import AddOnsConfig, Losses, Objective, ObjectiveConfig, build_objective
 from lewm.probes import Health, probe_model
 from lewm.progress import Stage
 from lewm.train_log import StepRecord, TrainLog
@@ -46,6 +46,8 @@ class TrainConfig:
     """Predict from the model's own predictions, from the encoded frames, or both (averaged)."""
     history: int = 1
     """Encoded frames a rollout starts from."""
+    add_ons: AddOnsConfig = field(default_factory=AddOnsConfig)
+    """Terms added to those of the objective; all off unless weighted."""
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW."""
     weight_decay: float = 1e-3
@@ -218,7 +220,7 @@ class Trainer:
         self.windows = Windows(store, spec, train_ids, config.resident, device)
         self.held_windows = Windows(store, spec, held_ids, "disk", device)
         self.model = build_model(model_config, model_facts(store), config.seed).to(device)
-        self.objective = build_objective(objective, self.model).to(device)
+        self.objective = build_objective(objective, self.model, config.add_ons).to(device)
         self.trained = nn.ModuleList([self.model, self.objective])
         self.optimizer = make_optimizer(self.trained, config)
         self.bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda")

@@ -92,6 +92,7 @@ class TrainLog:
             "latent/std_mean": health.std_D.mean().item(),
             "latent/std_min": health.std_D.min().item(),
         }
+        scalars |= {f"health/{name}": value for name, value in health.criteria.items()}
         scalars |= {f"probe_r2/{name}": r2 for name, r2 in health.probe_r2.items()}
         scalars |= {f"rollout_error/block_{t}": e for t, e in enumerate(health.rollout_error_T.tolist(), 1)}
         self._write(scalars, step)

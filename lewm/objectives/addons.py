@@ -69,8 +69,8 @@ def time_similarity(latent_BTKD: Tensor) -> Tensor:
 def straightening(latent_BTKD: Tensor, pool_tokens: bool = False) -> Tensor:
     """Mean of 1 - cosine between consecutive velocities of a token, in [0, 2] (Temporal Straightening, 2603.12231).
 
-    0 for a straight path, 1 for a right-angled turn, 2 for a reversal. Pairs with a frame that stands still (velocity of
-    1e-6 or less) do not count; without any moving pair the value is 0. Exact over ranks. A scalar in at least float32.
+    0 for a straight path, 1 for a right-angled turn, 2 for a reversal. Pairs in which a velocity is 1e-6 or less do not
+    count; without any other pair the value is 0. Exact over ranks. A scalar in at least float32.
     pool_tokens: the path of each frame's mean token. Raises ValueError for clips of fewer than three frames.
     """
     _check_frames("straightening", latent_BTKD, 3)
@@ -144,7 +144,7 @@ class AddOns(Objective):
         added = self._terms(latent_BTKD, batch)
         if twice := sorted(added.keys() & losses.terms.keys()):
             raise ValueError(
-                f"add-on {twice[0]}: the objective has a term of this name already; weigh it there and set the add-on to 0"
+                f"add-on {twice[0]}: the objective has this term already; weigh it there and set the add-on to 0"
             )
         weights = {name: getattr(self.config, name) for name in added}
         return Losses(losses.terms | added, losses.weights | weights, losses.metrics)
@@ -178,5 +178,6 @@ def add_ons(inner: Objective, config: AddOnsConfig, model: ModelView) -> Objecti
 def _check_frames(name: str, latent_BTKD: Tensor, least: int) -> None:
     if latent_BTKD.shape[1] < least:
         raise ValueError(
-            f"{name} needs clips of {least} or more frames, not {latent_BTKD.shape[1]}; raise train.frames or weigh it 0"
+            f"{name} needs clips of {least} or more frames, not {latent_BTKD.shape[1]}; "
+            "raise train.frames or weigh it 0"
         )

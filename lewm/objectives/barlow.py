@@ -13,7 +13,7 @@ from torch import Tensor
 from lewm.distributed import sum_over_ranks, world_size
 from lewm.objectives.losses import Losses
 from lewm.objectives.prediction import PredictionConfig, prediction_loss
-from lewm.objectives.vicreg import centre, cross_product, samples
+from lewm.objectives.statistics import centre, cross_product, samples
 
 if TYPE_CHECKING:
     from lewm.data.windows import Batch

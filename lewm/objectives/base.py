@@ -12,12 +12,26 @@ if TYPE_CHECKING:
     from lewm.data.windows import Batch
 
 
+class FrameFacts(Protocol):
+    """What an objective may know of the frames."""
+
+    @property
+    def size(self) -> int:
+        """Height and width in pixels."""
+
+
 class ModelView(Protocol):
     """What an objective may use of the world model it is built for."""
 
     latent_dim: int
     tokens: int
     action_dim: int
+    pixel_scale: Tensor
+    pixel_shift: Tensor
+
+    @property
+    def facts(self) -> FrameFacts:
+        """Sizes and statistics of the recordings."""
 
     @property
     def encoder(self) -> nn.Module:

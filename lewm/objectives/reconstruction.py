@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -51,21 +51,6 @@ class ReconstructionConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
 
 
-class PictureFacts(Protocol):
-    """What the decoder must know of the frames."""
-
-    size: int
-
-
-@runtime_checkable
-class PictureModel(Protocol):
-    """A model that says which pictures it reads: `WorldModel` does."""
-
-    facts: PictureFacts
-    pixel_scale: Tensor
-    pixel_shift: Tensor
-
-
 class Decoder(nn.Module):
     """latent_BTKD to normalised pixels_BTCYX: a coarse map, then stride-2 transposed convolutions with SiLU.
 
@@ -78,8 +63,6 @@ class Decoder(nn.Module):
 
     def __init__(self, config: DecoderConfig, model: ModelView) -> None:
         super().__init__()
-        if not isinstance(model, PictureModel):
-            raise ValueError(f"decoder: {type(model).__name__} does not say which pictures it reads; give a WorldModel")
         size, stride = model.facts.size, 2 ** len(config.channels)
         if size % stride:
             raise ValueError(
@@ -108,7 +91,7 @@ class Decoder(nn.Module):
             coarse = features.unflatten(-1, (-1, self.coarse, self.coarse)).squeeze(1)
         else:
             patches = features.transpose(1, 2).unflatten(-1, (self.grid, self.grid))
-            coarse = F.interpolate(patches, size=(self.coarse, self.coarse), mode="bilinear", antialias=True)
+            coarse = F.interpolate(patches, size=(self.coarse, self.coarse), mode="bilinear")
         pixels_BTCYX: Tensor = self.layers(coarse).unflatten(0, latent_BTKD.shape[:2])
         return pixels_BTCYX
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from lewm.distributed import sum_over_ranks, world_size
 from lewm.objectives.losses import Losses, full_precision
 from lewm.objectives.prediction import PredictionConfig, prediction_loss
+from lewm.objectives.statistics import samples
 
 if TYPE_CHECKING:
     from lewm.data.windows import Batch
@@ -126,9 +127,8 @@ def sigreg(latent_BTKD: Tensor, generator: torch.Generator, config: SigRegConfig
     One statistic per time step over all clips and tokens (over all frames too with `pool_time`), averaged over slices
     and time. Raises ValueError for fewer than two samples.
     """
-    T, D = latent_BTKD.shape[1], latent_BTKD.shape[3]
-    latent_TND = full_precision(latent_BTKD).transpose(0, 1).reshape(1 if config.pool_time else T, -1, D)
-    slices_DS = random_slices(generator, D, config.slices).to(latent_TND)
+    latent_TND = samples(latent_BTKD, config.pool_time)
+    slices_DS = random_slices(generator, latent_BTKD.shape[3], config.slices).to(latent_TND)
     # Autocast would round the projections to bf16, an error of 0.03 rad in their phases.
     with torch.autocast(latent_TND.device.type, enabled=False):
         projected_TSN = slices_DS.T @ latent_TND.transpose(1, 2)

@@ -1,19 +1,20 @@
-"""The teacher: a slowly moving average of the encoder, whose latents are the targets of `ema`, `data2vec` and `cjepa`."""
+"""The teacher: a slowly moving average of the encoder, whose latents `ema`, `data2vec` and `cjepa` learn to predict."""
 
 import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lewm.distributed import sum_over_ranks, world_size
+from lewm.distributed import sum_over_ranks
 from lewm.objectives.base import ModelView
 from lewm.objectives.losses import full_precision
 from lewm.objectives.prediction import PredictionConfig, prediction_loss
+from lewm.objectives.statistics import centre, samples
 
 if TYPE_CHECKING:
     from lewm.data.windows import Batch
@@ -79,13 +80,12 @@ class Teacher(nn.Module):
         """view: what stands in for the copied encoder, with the same parameters in the same order."""
         super().__init__()
         self.config = config
-        self.model = copy.deepcopy(model)
-        assert isinstance(self.model, nn.Module)
-        for name in [name for name, _ in self.model.named_children() if name != "encoder"]:
-            delattr(self.model, name)
+        taught: Any = copy.deepcopy(model)
+        for name in [name for name, _ in taught.named_children() if name != "encoder"]:
+            delattr(taught, name)
         if view is not None:
-            self.model.encoder = view(self.model.encoder)
-        self.model.requires_grad_(False)
+            taught.encoder = view(taught.encoder)
+        self.model: Any = taught.requires_grad_(False)
         self.spread: dict[str, Tensor] = {}
 
     @torch.no_grad()
@@ -97,15 +97,18 @@ class Teacher(nn.Module):
         """
         if batch is None:
             raise ValueError("the teacher encodes the clips itself: pass the batch with its pixels to the objective")
-        return self.model.encode(batch.pixels_BTCYX)
+        latent_BTKD: Tensor = self.model.encode(batch.pixels_BTCYX)
+        return latent_BTKD
 
     @torch.no_grad()
-    def watch(self, target_BTKD: Tensor, predicted: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """Metrics target_std and prediction_std: `spread_over_batch` of what is predicted and of the predictions."""
-        self.spread = {
-            "target_std": spread_over_batch(target_BTKD[:, 1:]),
-            "prediction_std": torch.stack([spread_over_batch(guess) for guess in predicted]).mean(),
-        }
+    def watch(self, *scored: tuple[Tensor, tuple[Tensor, ...]]) -> dict[str, Tensor]:
+        """Metrics target_std and prediction_std: `spread_over_batch` of targets and predictions, averaged over them.
+
+        scored: target_BTKD of all frames and its predictions, one pair per target.
+        """
+        targets = [spread_over_batch(target_BTKD[:, 1:]) for target_BTKD, _ in scored]
+        guesses = [spread_over_batch(guess) for _, predicted in scored for guess in predicted]
+        self.spread = {"target_std": torch.stack(targets).mean(), "prediction_std": torch.stack(guesses).mean()}
         return self.spread
 
     @torch.no_grad()
@@ -123,7 +126,7 @@ class Teacher(nn.Module):
     def _check(self) -> None:
         for name, spread in self.spread.items():
             least = getattr(self.config, f"min_{name}")
-            if not spread.item() >= least:
+            if spread.item() < least:  # NaN is the training log's to explain
                 raise RuntimeError(
                     f"the latents have collapsed: {name} is {spread.item():.3g}, below {least} (teacher.min_{name}); "
                     "lower the learning rate, add a variance term (objective cjepa), or lower the minimum if the "
@@ -134,13 +137,10 @@ class Teacher(nn.Module):
 def spread_over_batch(latent_BTKD: Tensor) -> Tensor:
     """Standard deviation of every entry over clips and tokens of all ranks, averaged over entries and time: a scalar.
 
-    The unbiased variance, in at least float32; 0 if there is a single sample. Zero means collapse.
+    Unbiased variances, in at least float32. Zero means collapse. Raises ValueError for fewer than two samples.
     """
-    latent_TND = full_precision(latent_BTKD).transpose(0, 1).flatten(1, 2)
-    n = latent_TND.shape[1] * world_size()
-    mean_T1D = sum_over_ranks(latent_TND.sum(1, keepdim=True)) / n
-    var_TD = sum_over_ranks((latent_TND - mean_T1D).square().sum(1)) / max(1, n - 1)
-    return var_TD.sqrt().mean()
+    centred_TND, _, n = centre(samples(latent_BTKD), "the spread of a teacher's targets")
+    return (sum_over_ranks(centred_TND.square().sum(1)) / (n - 1)).sqrt().mean()
 
 
 def normalised(latent: Tensor) -> Tensor:
@@ -156,9 +156,9 @@ def regression_loss(
     Smooth L1 of an error x is x^2 / (2 beta) below beta and |x| - beta / 2 above: beta 0 is L1, a large beta the
     squared error / (2 beta).
     """
-    if config.distance != "l1" or beta == 0:
-        return prediction_loss(target_BTKD, predicted, config)
-    prediction_loss(target_BTKD[:1], tuple(guess[:1] for guess in predicted), config)  # for its checks of the shapes
     target = full_precision(target_BTKD[:, 1:])
+    fits = predicted and target.numel() and all(guess.shape == target.shape for guess in predicted)
+    if config.distance != "l1" or beta == 0 or not fits:  # prediction_loss names what does not fit
+        return prediction_loss(target_BTKD, predicted, config)
     losses = [F.smooth_l1_loss(full_precision(guess), target, beta=beta) for guess in predicted]
     return torch.stack(losses).mean()

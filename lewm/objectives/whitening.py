@@ -1,7 +1,8 @@
 """Whitening (W-MSE): predicted and encoded frames are compared after both are whitened, so they cannot collapse.
 
 A batch with mean 0 and covariance I has all its dimensions in use, whatever the latents before it look like (Ermolov et
-al. 2021). The statistics are those of the global batch, in float64; their running mean is kept for planning.
+al. 2021). The statistics are those of the global batch, in float64, which autocast leaves alone; their running mean is
+kept for planning.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from lewm.distributed import world_size
 from lewm.objectives.base import ModelView, Objective
 from lewm.objectives.losses import Losses
 from lewm.objectives.prediction import PredictionConfig, prediction_loss
-from lewm.objectives.vicreg import centre, covariance, samples
+from lewm.objectives.statistics import centre, covariance, samples
 
 if TYPE_CHECKING:
     from lewm.data.windows import Batch
@@ -150,8 +151,7 @@ def whiten(sample_TND: Tensor, config: WhiteningConfig) -> Tensor:
             "size, set pool_time, or set epsilon above 0"
         )
     matrix_TDD = whitening_matrix(covariance(centred_TND, n), mean_T1D[..., 0, :], config)
-    with torch.autocast(sample_TND.device.type, enabled=False):
-        return centred_TND @ matrix_TDD.mT
+    return centred_TND @ matrix_TDD.mT
 
 
 def whitening_matrix(covariance_DD: Tensor, mean_D: Tensor, config: WhiteningConfig) -> Tensor:
@@ -175,8 +175,7 @@ def whitening_matrix(covariance_DD: Tensor, mean_D: Tensor, config: WhiteningCon
             "or follows linearly from others); set epsilon above 0 (such as 1e-3), take a narrower latent, or a larger "
             "batch"
         )
-    with torch.autocast(covariance_DD.device.type, enabled=False):
-        return METHODS[config.method](mixed_DD, config.iterations)
+    return METHODS[config.method](mixed_DD, config.iterations)
 
 
 def cholesky(covariance_DD: Tensor, iterations: int = 0) -> Tensor:

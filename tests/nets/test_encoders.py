@@ -72,6 +72,39 @@ def test_a_frame_is_encoded_alike_alone_and_in_a_batch(name: str) -> None:
     torch.testing.assert_close(encoder(x), alone, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_levels_are_what_the_encoder_computes_on_its_way(name: str) -> None:
+    encoder, x = small(name), pixels(5)
+    levels = encoder.levels(x)  # type: ignore[operator]
+    assert [tuple(level.shape) for level in levels] == [(5, 1, width) for width in encoder.level_dims]
+    encoder.eval()
+    last = encoder.levels(x)[-1]  # type: ignore[operator]
+    token = encoder.out(last) if name == "conv" else encoder.projector(encoder.norm(last))  # type: ignore[operator]
+    torch.testing.assert_close(token, encoder(x))
+
+
+def test_levels_of_the_defaults() -> None:
+    assert build_encoder(ConvConfig(), 3, 64).level_dims == (256, 512, 1024, 1024)
+    assert build_encoder(ViTConfig(), 3, 224).level_dims == (192,) * 12
+
+
+def test_conv_levels_are_averaged_to_the_grid_of_the_last_layer() -> None:
+    conv, x = small("conv").eval(), pixels(2)
+    lower = conv.layers[:3](x)  # type: ignore[index, operator]
+    by_hand = lower.view(2, 4, 3, 2, 3, 2).mean((3, 5)).flatten(1)[:, None]
+    torch.testing.assert_close(conv.levels(x)[0], by_hand)  # type: ignore[operator]
+
+
+def test_vit_levels_are_the_cls_token_after_each_block() -> None:
+    vit, x = small("vit"), pixels(2)
+    seen: list[Tensor] = []
+    for block in vit.blocks:  # type: ignore[union-attr]
+        block.register_forward_hook(lambda _, args, out: seen.append(out))
+    vit(x)
+    for level, tokens in zip(vit.levels(x), seen[:2], strict=True):  # type: ignore[operator]
+        torch.testing.assert_close(level, tokens[:, :1])
+
+
 def test_parameter_counts() -> None:
     vit = build_encoder(ViTConfig(), 3, 224)
     projector = count(vit.projector)  # type: ignore[arg-type, union-attr]
