@@ -193,6 +193,22 @@ def build_parser() -> argparse.ArgumentParser:
     add_json(sub)
 
     sub = command(
+        commands.compare,
+        "objectives on the same recordings",
+        f"Train every objective with the same network and budget, probe it, plan with it. Resumable. {overrides}",
+    )
+    sub.add_argument("what", choices=["objectives"], help="objectives: every way to prevent collapse")
+    sub.add_argument(
+        "--tasks", nargs="+", default=["compare"], metavar="RUN", help="runs to compare on (default compare)"
+    )
+    sub.add_argument("--objectives", nargs="+", metavar="NAME", help="rows of the table (default: all)")
+    sub.add_argument("--seeds", type=int, nargs="+", default=[0], help="training seeds (default 0)")
+    sub.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder of all rows (default runs/compare)")
+    add_device(sub)
+    add_json(sub)
+    sub.set_defaults(takes_overrides=True)
+
+    sub = command(
         commands.doctor,
         "what works on this machine",
         "Check torch, threads, GL, extras; say how to mend them.",

@@ -168,6 +168,21 @@ def bench(args: argparse.Namespace) -> None:
     print(table(rows))
 
 
+def compare(args: argparse.Namespace) -> None:
+    """Train every objective on the same recordings."""
+    from lewm import config
+    from lewm.compare import compare_objectives, table
+    from lewm.objectives import OBJECTIVES
+    from lewm.pipeline import pick_device
+
+    runs = [config.load(name, args.overrides) for name in args.tasks]
+    rows = compare_objectives(runs, args.objectives or list(OBJECTIVES), args.seeds, args.out, pick_device(args.device))
+    write_json(args.json, rows)
+    text = table(rows)
+    (args.out / "table.md").write_text(text + "\n")
+    print(f"{text}\n\ntable {args.out / 'table.md'}")
+
+
 def doctor(args: argparse.Namespace) -> None:
     """Check this machine."""
     from lewm.doctor import examine, table

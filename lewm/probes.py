@@ -6,7 +6,7 @@ The prediction loss alone never shows collapse, and rank alone never shows a mis
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lewm.data.windows import Batch
 from lewm.objectives.health import effective_rank, jepa_health
@@ -56,6 +56,37 @@ def linear_probe_r2(fit_ND: Tensor, fit_NS: Tensor, test_ND: Tensor, test_NS: Te
     residual = (features(test_ND) @ weight - test).square().sum(0)
     total = (test - test.mean(0)).square().sum(0)
     return torch.where(total > 1e-9, 1 - residual / total, torch.nan).float()
+
+
+def mlp_probe_r2(
+    fit_ND: Tensor, fit_NS: Tensor, test_ND: Tensor, test_NS: Tensor, steps: int = 300, width: int = 128, seed: int = 0
+) -> Tensor:
+    """R2 per target of a small MLP fitted on one set and scored on another: what a latent holds in a curved way.
+
+    Inputs and targets are standardised by the fit set; constant targets give NaN.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    mean, std = fit_ND.mean(0), fit_ND.std(0).clamp(min=1e-6)
+    centre, scale = fit_NS.mean(0), fit_NS.std(0).clamp(min=1e-6)
+    net = nn.Sequential(nn.Linear(fit_ND.shape[1], width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+    net.append(nn.Linear(width, fit_NS.shape[1]))
+    for layer in net:
+        if isinstance(layer, nn.Linear):
+            bound = layer.in_features**-0.5
+            nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+            nn.init.zeros_(layer.bias)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=1e-3)
+    features, target = (fit_ND - mean) / std, (fit_NS - centre) / scale
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / steps)
+        loss = (net(features) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        residual = (net((test_ND - mean) / std) * scale + centre - test_NS).square().sum(0)
+    total = (test_NS - test_NS.mean(0)).square().sum(0)
+    return torch.where(total > 1e-9, 1 - residual / total, torch.nan)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,6 +28,8 @@ from lewm.progress import Stage
 from lewm.train_log import StepRecord, TrainLog
 from lewm.world_model import ModelConfig, ModelFacts, WorldModel
 
+OnProbe = Callable[[int, Health], None]
+"""Called with (step, health) after every probe."""
 STOP_EVERY = 10
 """Steps between two looks at the stop signals when there are several processes."""
 
@@ -285,11 +287,14 @@ class Trainer:
         self.objective.after_step(self.model, self.step / config.steps)
         return losses.detach(), norm
 
-    def probe(self, log: TrainLog) -> None:
-        """Log the health of the latent space and a held-out clip; rank 0 only."""
+    def probe(self, log: TrainLog, on_probe: OnProbe | None) -> None:
+        """Log the health of the latent space and a held-out clip, and hand it to whoever asked; rank 0 only."""
         if distributed.rank() == 0:
+            health = self.health()
             clip_TCYX = self.held_windows.batch(np.arange(1)).pixels_BTCYX[0, :, -3:]
-            log.probe(self.step, self.health(), clip_TCYX)
+            log.probe(self.step, health, clip_TCYX)
+            if on_probe is not None:
+                on_probe(self.step, health)
 
     def health(self) -> Health:
         """Probes on held-out clips; the probe itself is fitted on training clips."""
@@ -309,6 +314,7 @@ def train(
     out: Path,
     device: torch.device,
     quiet: bool = False,
+    on_probe: OnProbe | None = None,
 ) -> WorldModel:
     """Train a world model on a store, or continue a run that was interrupted in `out`.
 
@@ -337,8 +343,8 @@ def train(
             if stop:
                 raise Interrupted(f"stopped at step {trainer.step}; {trainer.state_path} is saved: run again to go on")
             if config.probe_every and trainer.step % config.probe_every == 0:
-                trainer.probe(log)
+                trainer.probe(log, on_probe)
             stage.update(1)
-    trainer.probe(log)
+    trainer.probe(log, on_probe)
     log.close()
     return trainer.model.eval()

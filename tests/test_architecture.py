@@ -30,6 +30,7 @@ STAGES = (
     "evaluate",
     "config",
     "pipeline",
+    "compare",
     "bench",
     "commands",
     "cli",
