@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from lewm import __version__, commands
 
@@ -47,6 +48,34 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to FILE")
 
 
+def add_bench_plan(whats: Any) -> None:
+    """`lewm bench plan`."""
+    text = (
+        "Milliseconds per plan over planners, budgets and batch sizes, for a checkpoint or for fresh weights of a run."
+    )
+    sub = whats.add_parser("plan", help="milliseconds per plan", description=text)
+    sub.add_argument("--checkpoint", type=Path, help="a trained model")
+    sub.add_argument("--config", default="two_room", help="without a checkpoint: fresh weights of this run's model")
+    sub.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
+    sub.add_argument("--plans", type=int, default=30, help="plans per row after warm-up (default 30)")
+    add_device(sub)
+    add_json(sub)
+
+
+def add_bench_objectives(whats: Any) -> None:
+    """`lewm bench objectives`."""
+    text = (
+        "Forward and backward milliseconds and peak memory of every objective on random latents, as the batch, the "
+        "latent width and the slices grow; SIGReg beside its formula written out."
+    )
+    sub = whats.add_parser("objectives", help="time and memory of every objective", description=text)
+    sub.add_argument("--threads", type=int, default=2, help="torch threads (default 2)")
+    sub.add_argument("--repeats", type=int, default=7, help="timed steps per row (default 7)")
+    sub.add_argument("--quick", action="store_true", help="small sizes only: seconds instead of about two minutes")
+    add_device(sub)
+    add_json(sub)
+
+
 def cpu_count() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -74,29 +103,11 @@ def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return overrides, rest
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """All commands and their options."""
-    parser = argparse.ArgumentParser(
-        prog="lewm",
-        description="World-model planning for control: recorded rollouts in, a planner that reaches a goal image out.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"lewm {__version__}")
-    parser.add_argument("--debug", action="store_true", help="show the full traceback of an error")
-    subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
+OVERRIDES = "Any key of the run can be overridden by its dotted name, such as --train.steps 500; --keys lists them."
 
-    def command(handler: Callable[[argparse.Namespace], None], text: str, detail: str) -> argparse.ArgumentParser:
-        sub = subparsers.add_parser(
-            handler.__name__, help=text, description=detail, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
-        sub.set_defaults(handler=handler, takes_overrides=False, needs=())
-        return sub
 
-    overrides = "Any key of the run can be overridden by its dotted name, such as --train.steps 500; --keys lists them."
-    sub = command(
-        commands.demo, "the whole story on one task", f"Record, train, plan, evaluate and report. {overrides}"
-    )
+def add_demo(sub: argparse.ArgumentParser) -> None:
+    """The whole story."""
     add_run(sub, optional=True)
     sub.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for everything (default runs/demo)")
     sub.add_argument("--seed", type=int, help="seed of recording, training and evaluation (default: the run's own)")
@@ -105,27 +116,25 @@ def build_parser() -> argparse.ArgumentParser:
     add_json(sub)
     sub.set_defaults(takes_overrides=True)
 
-    sub = command(
-        commands.collect,
-        "record rollouts",
-        f"Record rollouts with scripted policies into a store. {overrides}",
-    )
+
+def add_collect(sub: argparse.ArgumentParser) -> None:
+    """Recording."""
     add_run(sub)
     sub.add_argument("--out", type=Path, help="folder of the store; a killed recording is continued")
     sub.add_argument("--seed", type=int, help="seed (default: the run's own)")
     sub.add_argument("--processes", type=int, default=cpu_count(), help="processes; never changes the data")
     sub.set_defaults(takes_overrides=True, needs=("out",))
 
-    sub = command(commands.inspect, "what is in a store", "Print what a store holds and write a contact sheet.")
+
+def add_inspect(sub: argparse.ArgumentParser) -> None:
+    """Looking at a store."""
     sub.add_argument("data", type=Path, help="folder of the store")
     sub.add_argument("--out", type=Path, metavar="PNG", help="contact sheet (default DATA/contact_sheet.png)")
     sub.add_argument("--verify", action="store_true", help="read every value, not only sizes")
 
-    sub = command(
-        commands.train,
-        "train a world model and its cost-to-go",
-        f"Train, or continue a training that was killed. Under torchrun it is data parallel. {overrides}",
-    )
+
+def add_train(sub: argparse.ArgumentParser) -> None:
+    """Training."""
     add_run(sub)
     sub.add_argument(
         "--data", type=Path, help="store to train on (default OUT/data, recorded first if it is not there)"
@@ -139,11 +148,9 @@ def build_parser() -> argparse.ArgumentParser:
     add_device(sub)
     sub.set_defaults(takes_overrides=True, needs=("out",))
 
-    sub = command(
-        commands.plan,
-        "one episode to a goal image",
-        "Plan to a picture in a file; writes a side-by-side video (seen, goal, imagined) and a JSON trace.",
-    )
+
+def add_plan(sub: argparse.ArgumentParser) -> None:
+    """One episode."""
     sub.add_argument("--checkpoint", type=Path, required=True, help="folder that `lewm train` wrote")
     sub.add_argument("--goal", type=Path, required=True, help="goal picture, colour, as large as the model's frames")
     sub.add_argument("--task", help="task to act in (default: the one the model was trained on)")
@@ -156,11 +163,9 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, default=Path("runs/plan"), help="folder for episode.mp4 and trace.json")
     add_device(sub)
 
-    sub = command(
-        commands.evaluate,
-        "success and planning time on held-out goals",
-        f"Run every method of the configuration on every goal set; a killed evaluation is continued. {overrides}",
-    )
+
+def add_evaluate(sub: argparse.ArgumentParser) -> None:
+    """Measuring."""
     add_run(sub)
     sub.add_argument("--checkpoint", type=Path, help="folder that `lewm train` wrote")
     sub.add_argument("--data", type=Path, help="store whose held-out episodes give starts and goals")
@@ -174,29 +179,23 @@ def build_parser() -> argparse.ArgumentParser:
         needs=("checkpoint", "out"),
     )
 
-    sub = command(commands.report, "write the HTML report again", "Rebuild report.html from a run's saved files.")
+
+def add_report(sub: argparse.ArgumentParser) -> None:
+    """The report again."""
     sub.add_argument("run_dir", type=Path, help="folder that `lewm evaluate` or `lewm demo` wrote")
     sub.add_argument("--out", type=Path, metavar="HTML", help="file to write (default RUN_DIR/report.html)")
     sub.add_argument("--markdown", action="store_true", help="print the table as Markdown instead")
 
-    sub = command(
-        commands.bench,
-        "planning speed",
-        "Milliseconds per plan over planners, budgets and batch sizes, for a checkpoint or for fresh weights of a run.",
-    )
-    sub.add_argument("what", choices=["plan"], help="plan: milliseconds per plan")
-    sub.add_argument("--checkpoint", type=Path, help="a trained model")
-    sub.add_argument("--config", default="two_room", help="without a checkpoint: fresh weights of this run's model")
-    sub.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
-    sub.add_argument("--plans", type=int, default=30, help="plans per row after warm-up (default 30)")
-    add_device(sub)
-    add_json(sub)
 
-    sub = command(
-        commands.compare,
-        "objectives on the same recordings",
-        f"Train every objective with the same network and budget, probe it, plan with it. Resumable. {overrides}",
-    )
+def add_bench(sub: argparse.ArgumentParser) -> None:
+    """Speed."""
+    whats = sub.add_subparsers(dest="what", metavar="what", required=True)
+    add_bench_plan(whats)
+    add_bench_objectives(whats)
+
+
+def add_compare(sub: argparse.ArgumentParser) -> None:
+    """Objectives side by side."""
     sub.add_argument("what", choices=["objectives"], help="objectives: every way to prevent collapse")
     sub.add_argument(
         "--tasks", nargs="+", default=["compare"], metavar="RUN", help="runs to compare on (default compare)"
@@ -208,13 +207,78 @@ def build_parser() -> argparse.ArgumentParser:
     add_json(sub)
     sub.set_defaults(takes_overrides=True)
 
-    sub = command(
-        commands.doctor,
-        "what works on this machine",
-        "Check torch, threads, GL, extras; say how to mend them.",
-    )
+
+def add_doctor(sub: argparse.ArgumentParser) -> None:
+    """The machine."""
     add_json(sub)
 
+
+Parser = Callable[[argparse.ArgumentParser], None]
+COMMANDS: tuple[tuple[Callable[[argparse.Namespace], None], Parser, str, str], ...] = (
+    (commands.demo, add_demo, "the whole story on one task", f"Record, train, plan, evaluate and report. {OVERRIDES}"),
+    (
+        commands.collect,
+        add_collect,
+        "record rollouts",
+        f"Record rollouts with scripted policies into a store. {OVERRIDES}",
+    ),
+    (commands.inspect, add_inspect, "what is in a store", "Print what a store holds and write a contact sheet."),
+    (
+        commands.train,
+        add_train,
+        "train a world model and its cost-to-go",
+        f"Train, or continue a training that was killed. Under torchrun it is data parallel. {OVERRIDES}",
+    ),
+    (
+        commands.plan,
+        add_plan,
+        "one episode to a goal image",
+        "Plan to a picture in a file; writes a side-by-side video (seen, goal, imagined) and a JSON trace.",
+    ),
+    (
+        commands.evaluate,
+        add_evaluate,
+        "success and planning time on held-out goals",
+        f"Run every method of the configuration on every goal set; a killed evaluation is continued. {OVERRIDES}",
+    ),
+    (commands.report, add_report, "write the HTML report again", "Rebuild report.html from a run's saved files."),
+    (
+        commands.bench,
+        add_bench,
+        "speed of planning and of the objectives",
+        "Measure time and memory, never success. Both benchmarks print a table; --json FILE also writes the rows.",
+    ),
+    (
+        commands.compare,
+        add_compare,
+        "objectives on the same recordings",
+        f"Train every objective with the same network and budget, probe it, plan with it. Resumable. {OVERRIDES}",
+    ),
+    (
+        commands.doctor,
+        add_doctor,
+        "what works on this machine",
+        "Check torch, threads, GL, extras; say how to mend them.",
+    ),
+)
+"""What runs, its options, one line of help, and what it does."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = argparse.ArgumentParser(
+        prog="lewm",
+        description="World-model planning for control: recorded rollouts in, a planner that reaches a goal image out.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"lewm {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the full traceback of an error")
+    subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
+    for handler, add_options, text, detail in COMMANDS:
+        sub = subparsers.add_parser(handler.__name__, help=text, description=detail)
+        sub.set_defaults(handler=handler, takes_overrides=False, needs=())
+        add_options(sub)
     import shtab
 
     shtab.add_argument_to(parser, ["--print-completion"], help="print shell completion (bash, zsh, tcsh)")

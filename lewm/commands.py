@@ -160,7 +160,16 @@ def plan(args: argparse.Namespace) -> None:
 
 
 def bench(args: argparse.Namespace) -> None:
-    """Measure planning speed."""
+    """Measure the speed of planning, or the time and memory of the objectives."""
+    if args.what == "objectives":
+        from lewm.bench import objectives
+        from lewm.pipeline import pick_device
+
+        grid = objectives.QUICK if args.quick else objectives.FULL
+        steps = objectives.bench_objectives(grid, args.threads, args.repeats, pick_device(args.device))
+        write_json(args.json, steps)
+        print(objectives.table(steps))
+        return
     from lewm.bench.plan import bench_plan, table
 
     rows = bench_plan(args.checkpoint, args.config, args.threads, args.plans, args.device)
