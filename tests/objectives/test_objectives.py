@@ -1,188 +1,236 @@
-"""What every row of the table of objectives keeps; a new row is covered by being there."""
+"""What every row of the table of objectives keeps, alone and with all add-ons; a new row is covered by being there."""
 
 import math
-import typing
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-from pydantic import TypeAdapter
+from table import CASES, CONFIGS, TERMS, Case, every_case, every_row, score, train
+from taught import clips, imagine, part
 from torch import nn
 from torch.testing import assert_close
-from toy_models import toy_model
 
-from lewm.distributed import average_gradients
-from lewm.objectives import OBJECTIVES, ObjectiveConfig, PredictionConfig, SigRegConfig, build_objective
+from lewm.config import RunConfig, dump, load
+from lewm.objectives import OBJECTIVES, PredictionConfig
+from lewm.schema import build, field_docs
+from lewm.train import TrainConfig, Trainer
 
-CONFIGS = {config.name: config for config in (cls() for cls in typing.get_args(ObjectiveConfig) or (ObjectiveConfig,))}
-VARIANTS = [
-    *CONFIGS.values(),
-    SigRegConfig(preset="lewm_paper", slices=32, prediction=PredictionConfig("l1", stop_gradient=True)),
-    SigRegConfig(pool_time=True, reference_batch=64, slices=32, prediction=PredictionConfig("cosine", weight=2.0)),
-]
-every_objective = pytest.mark.parametrize("name", sorted(OBJECTIVES))
-
-
-def clip(B, T, K=2, D=8, seed=0, dtype=torch.float32):
-    """Latents and one prediction of them."""
-    generator = torch.Generator().manual_seed(seed)
-    latent = torch.randn(B, T, K, D, generator=generator, dtype=dtype)
-    return latent, latent[:, 1:] + 0.3 * torch.randn(B, T - 1, K, D, generator=generator, dtype=dtype)
+AT_COLLAPSE = {"whitening": {"epsilon": 1e-3}}
+"""Settings under which a method takes a constant batch; its own refuse one."""
+SMALLEST = {"whitening": 5, "simsiam": 1, "reconstruction": 1}
+"""Clips of two frames, one token and four dimensions that make a batch, where it is not two. Whitening needs one more
+than dimensions. With one clip: SimSiam without heads and reconstruction have no statistic over the batch."""
 
 
-def score(name, latent, *predicted, config=None, seed=3):
-    objective = build_objective(config or CONFIGS[name], toy_model())
-    return objective(latent, predicted, None, torch.Generator().manual_seed(seed))
+def grads(module: nn.Module) -> list[torch.Tensor]:
+    return [p.grad for p in module.parameters() if p.requires_grad]
+
+
+# The table and its configurations.
 
 
 def test_the_table_and_the_configs_name_the_same_objectives():
     assert OBJECTIVES.keys() == CONFIGS.keys()
 
 
-@every_objective
-def test_a_config_survives_being_written_and_read(name):
-    config = replace(CONFIGS[name], weight=0.25, prediction=PredictionConfig("cosine", True, 0.5))
-    assert TypeAdapter(ObjectiveConfig).validate_python(asdict(config)) == config
+@every_case
+def test_a_config_survives_being_written_and_read(case, tmp_path):
+    config = replace(case.config, prediction=PredictionConfig("cosine", True, 0.5))
+    assert build(type(config), asdict(config), "here") == config
+    run = RunConfig("two_room", objective=config, train=TrainConfig(add_ons=case.add_ons))
+    (tmp_path / "run.yaml").write_text(dump(run))
+    assert load(tmp_path / "run.yaml") == run
 
 
-@every_objective
-def test_terms_are_named_finite_scalars_and_the_total_their_weighted_sum(name):
-    latent, predicted = clip(16, 4)
-    losses = score(name, latent, predicted)
-    assert "prediction" in losses.terms and len(losses.terms) > 1
-    assert all(term.ndim == 0 and term.dtype == torch.float32 for term in losses.terms.values())
+@every_row
+def test_a_name_in_the_configuration_chooses_the_method_with_its_defaults(case, tmp_path):
+    (tmp_path / "run.yaml").write_text("task: two_room\n")
+    assert load(tmp_path / "run.yaml", ["--objective.name", case.config.name]).objective == case.config
+    assert field_docs(type(case.config)).keys() == {field.name for field in fields(case.config)}
+
+
+# One step.
+
+
+@every_case
+def test_terms_are_named_finite_float32_scalars_and_the_total_their_weighted_sum(case):
+    losses = score(*case.build(), clips())
+    assert "prediction" in losses.terms and losses.weights.keys() == losses.terms.keys()
+    assert all(name.isidentifier() for name in (*losses.terms, *losses.metrics))
+    for value in (*losses.terms.values(), *losses.metrics.values()):
+        assert value.ndim == 0 and value.isfinite()
+    assert all(term.dtype == torch.float32 and term.requires_grad for term in losses.terms.values())
+    assert all(weight > 0 for weight in losses.weights.values())
     assert not any(metric.requires_grad for metric in losses.metrics.values())
-    by_hand = sum(losses.weights[key] * term.item() for key, term in losses.terms.items())
-    assert losses.total.item() == pytest.approx(by_hand, rel=1e-6)
+    by_hand = math.fsum(losses.weights[key] * term.item() for key, term in losses.terms.items())
+    assert losses.total.item() == pytest.approx(by_hand, rel=1e-5)
 
 
-@every_objective
-def test_the_smallest_batch_is_finite(name):
-    latent, predicted = (x.requires_grad_() for x in clip(2, 2, K=1))
-    losses = score(name, latent, predicted)
+@every_row
+def test_add_ons_add_and_leave_the_rest_alone(case):
+    alone, more = (score(*Case(case.config, extras=extras).build(), clips()) for extras in (False, True))
+    assert more.terms.keys() == alone.terms.keys() | set(TERMS)
+    for name, term in alone.terms.items():
+        assert torch.equal(more.terms[name], term) and more.weights[name] == alone.weights[name]
+
+
+@every_case
+def test_the_generator_decides_everything_random(case):
+    model, objective = case.build()
+    with torch.no_grad():
+        latent, predicted = imagine(model, clips())
+    totals = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        totals.append(objective(latent, predicted, clips(), torch.Generator().manual_seed(7)).total)
+        assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(*totals)
+
+
+@every_case
+def test_the_order_of_the_batch_does_not_matter(case):
+    """Nor where clips are drawn against: slices are shared, and `rdmreg` sorts before it pairs."""
+    batch, order = clips(8), torch.randperm(8, generator=torch.Generator().manual_seed(1))
+    losses, turned = (score(*case.build(torch.float64), some) for some in (batch, part(batch, order)))
+    assert_close(turned.terms, losses.terms, rtol=1e-9, atol=0)
+    assert_close(turned.metrics, losses.metrics, rtol=1e-6, atol=1e-9)  # pictures are float32
+
+
+@every_row
+def test_the_smallest_batch_is_finite_and_one_below_is_refused(case):
+    least = SMALLEST.get(case.config.name, 2)
+    model, objective = case.build()
+    losses = score(model, objective, clips(least, T=2))
     losses.total.backward()
-    assert losses.total.isfinite() and latent.grad.isfinite().all() and predicted.grad.isfinite().all()
+    assert all(value.isfinite() for value in (*losses.terms.values(), *losses.metrics.values()))
+    assert all(grad.isfinite().all() for grad in (*grads(model), *grads(objective)))
+    if least > 1:
+        message = rf"needs {least} or more samples per (statistic|time step), not {least - 1}; raise the batch size"
+        with pytest.raises(ValueError, match=message):
+            score(model, objective, clips(least - 1, T=2))
 
 
-@every_objective
-def test_a_constant_batch_is_finite_with_finite_gradient(name):
+@every_case
+def test_a_constant_batch_is_finite_with_finite_gradients(case):
+    case = replace(case, config=replace(case.config, **AT_COLLAPSE.get(case.config.name, {})))
+    moving = clips(8)
+    grey, rest = torch.full_like(moving.pixels_BTCYX, 128), torch.zeros_like(moving.action_BTA)
+    still = replace(moving, pixels_BTCYX=grey, action_BTA=rest)
+    model, objective = case.build()
+    losses = score(model, objective, still)
+    losses.total.backward()
+    assert all(term.isfinite() for term in (*losses.terms.values(), *losses.metrics.values()))
+    assert all(grad.isfinite().all() for grad in (*grads(model), *grads(objective)))
     for constant in (0.0, 1.0):
-        latent, predicted = (torch.full_like(x, constant).requires_grad_() for x in clip(8, 3))
-        losses = score(name, latent, predicted)
-        losses.total.backward()
-        assert losses.total.isfinite() and latent.grad.isfinite().all() and predicted.grad.isfinite().all()
+        latent, *predicted = leaves = [torch.full_like(x, constant).requires_grad_() for x in flat(model, still)]
+        objective(latent, tuple(predicted), still, torch.Generator()).total.backward()
+        assert all(leaf.grad is None or leaf.grad.isfinite().all() for leaf in leaves)
 
 
-@every_objective
-def test_the_order_of_the_batch_does_not_matter(name):
-    latent, predicted = clip(32, 4, dtype=torch.float64)
-    order = torch.randperm(32, generator=torch.Generator().manual_seed(1))
-    assert_close(score(name, latent[order], predicted[order]).total, score(name, latent, predicted).total)
+def flat(model, batch):
+    """Latents and their predictions as one list of constants."""
+    latent, predicted = imagine(model, batch)
+    return [x.detach() for x in (latent, *predicted)]
 
 
-@every_objective
-def test_bfloat16_is_within_two_percent(name):
-    latent, predicted = clip(64, 4)
-    exact, rounded = score(name, latent, predicted), score(name, latent.bfloat16(), predicted.bfloat16())
-    for key, term in exact.terms.items():
-        assert rounded.terms[key].dtype == torch.float32
-        assert rounded.terms[key].item() == pytest.approx(term.item(), rel=0.02)
+# Precision.
 
 
-@every_objective
-def test_bfloat16_gradients_come_back_in_bfloat16_and_agree(name):
-    latent, predicted = clip(64, 4)
-    exact, rounded = latent.clone().requires_grad_(), latent.bfloat16().requires_grad_()
-    score(name, exact, predicted).total.backward()
-    score(name, rounded, predicted.bfloat16()).total.backward()
-    assert rounded.grad.dtype == torch.bfloat16
-    assert (rounded.grad - exact.grad).norm() < 0.02 * exact.grad.norm()
+@every_case
+def test_bfloat16_latents_are_within_two_percent_and_nothing_else_is_rounded(case):
+    model, objective = case.build()
+    batch, scored, slopes = clips(16), [], []
+    exact = flat(model, batch)
+    rounded = [x.bfloat16() for x in exact]
+    for latents in (exact, [x.float() for x in rounded], rounded):
+        latent, *predicted = leaves = [x.requires_grad_() for x in latents]
+        scored.append(objective(latent, tuple(predicted), batch, torch.Generator().manual_seed(0)))
+        scored[-1].total.backward()
+        slopes.append(torch.cat([leaf.grad.flatten() for leaf in leaves if leaf.grad is not None]))
+    for name, term in scored[0].terms.items():
+        widened, given = (losses.terms[name] for losses in scored[1:])
+        assert given.dtype == torch.float32 and given.item() == pytest.approx(term.item(), rel=0.02)
+        assert given.item() == pytest.approx(widened.item(), rel=1e-5)
+    assert slopes[2].dtype == torch.bfloat16
+    assert (slopes[2] - slopes[1]).norm() < 0.02 * slopes[1].norm()
 
 
-@every_objective
-def test_the_generator_decides_everything_random(name):
-    latent, predicted = clip(16, 4)
-    torch.manual_seed(0)
-    first = score(name, latent, predicted).total
-    torch.manual_seed(1)
-    assert torch.equal(first, score(name, latent, predicted).total)
+@every_case
+def test_autocast_is_within_two_percent_in_the_objective_and_in_the_whole_step(case):
+    model, objective = case.build()
+    batch = clips(16)
+    latent, *predicted = flat(model, batch)
+
+    def judged():
+        return objective(latent, tuple(predicted), batch, torch.Generator().manual_seed(0))
+
+    exact = judged()
+    with torch.autocast("cpu", torch.bfloat16):
+        cast, whole = judged(), score(model, objective, batch)
+    for name, term in exact.terms.items():
+        assert cast.terms[name].dtype == whole.terms[name].dtype == torch.float32
+        assert cast.terms[name].item() == pytest.approx(term.item(), rel=0.02)
+    size = sum(exact.weights[name] * term.abs().item() for name, term in exact.terms.items())  # terms may cancel
+    assert whole.total.item() == pytest.approx(exact.total.item(), abs=0.02 * size)
+    whole.total.backward()
+    assert all(grad.isfinite().all() for grad in (*grads(model), *grads(objective)))
 
 
-def test_sigreg_total_by_hand():
-    latent, predicted = clip(16, 4)
-    losses = score(
-        "sigreg", latent, predicted, config=SigRegConfig(weight=0.3, prediction=PredictionConfig(weight=2.0))
-    )
-    assert losses.weights == {"prediction": 2.0, "sigreg": 0.3}
-    assert losses.terms["prediction"].item() == pytest.approx((predicted - latent[:, 1:]).square().mean().item())
-    assert losses.total.item() == pytest.approx(
-        2.0 * losses.terms["prediction"].item() + 0.3 * losses.terms["sigreg"].item()
-    )
+@every_case
+def test_float64_stays_float64(case):
+    model, objective = case.build(torch.float64)
+    losses = score(model, objective, clips())
+    assert all(term.dtype == torch.float64 for term in losses.terms.values()) and losses.total.dtype == torch.float64
+    exact = score(*case.build(), clips())
+    for name, term in losses.terms.items():
+        assert exact.terms[name].item() == pytest.approx(term.item(), rel=1e-3)
+        assert term == 0 or term.float().double() != term  # computed in it: float32 does not hold its digits
 
 
-def test_reference_batch_keeps_the_balance_of_the_gradients():
-    """A clip's SIGReg gradient over its prediction gradient is the same when every clip comes four times."""
-    latent, predicted = clip(16, 3)
-    ratios = []
-    for copies in (1, 4):
-        z, p = latent.repeat(copies, 1, 1, 1).requires_grad_(), predicted.repeat(copies, 1, 1, 1)
-        losses = score("sigreg", z, p, config=SigRegConfig(reference_batch=64))
-        grads = [
-            torch.autograd.grad(losses.weights[key] * term, z, retain_graph=True)[0]
-            for key, term in losses.terms.items()
-        ]
-        ratios.append(grads[1][0].norm() / grads[0][0].norm())
-    assert_close(ratios[0], ratios[1], rtol=1e-4, atol=0)
-    assert score("sigreg", latent, predicted, config=SigRegConfig(reference_batch=64)).weights[
-        "sigreg"
-    ] == pytest.approx(0.4)
+# Several steps.
 
 
-# Data parallelism: the same step by one process with all clips and by two with half of them each.
+@every_case
+def test_two_steps_move_every_parameter(case):
+    """Encoder, predictor, what the objective learns, and its teacher if it has one."""
+    model, objective = case.build()
+    both = nn.ModuleList([model, objective])
+    before = {name: p.detach().clone() for name, p in both.named_parameters()}
+    train(model, objective, clips(8))
+    assert any("encoder" in name for name in before) and any("predictor" in name for name in before)
+    assert not [name for name, p in both.named_parameters() if torch.equal(p, before[name])]
 
 
-class Toy(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.encoder, self.predictor = nn.Linear(6, 8), nn.Linear(4, 4)
-        generator = torch.Generator().manual_seed(0)
-        for parameter in self.parameters():
-            nn.init.normal_(parameter, generator=generator)
-
-    def forward(self, x_BTC):
-        latent = self.encoder(x_BTC).unflatten(-1, (2, 4))
-        return latent, (self.predictor(latent[:, :-1]), latent[:, :-1])
-
-
-def step(config, x_BTC):
-    """Total loss and gradients, averaged over ranks as in training."""
-    toy = Toy()
-    latent, predicted = toy(x_BTC)
-    objective = build_objective(config, toy_model())
-    losses = objective(latent, predicted, None, torch.Generator().manual_seed(9))
-    losses.total.backward()
-    average_gradients(toy)
-    return losses.total.detach(), [p.grad for p in toy.parameters()]
+@every_case
+def test_a_restored_state_gives_the_same_losses(case, tmp_path):
+    """Bit for bit, at once and after a step from there."""
+    model, objective = case.build()
+    train(model, objective, clips(8))
+    torch.save([model.state_dict(), objective.state_dict()], tmp_path / "state.pt")
+    other, restored = case.build(seed=1)
+    for module, state in zip((other, restored), torch.load(tmp_path / "state.pt", weights_only=True), strict=True):
+        module.load_state_dict(state)
+    for first, second in zip(*(train(*pair, clips(8, seed=1)) for pair in ((model, objective), (other, restored)))):
+        assert all(torch.equal(second.terms[name], term) for name, term in first.terms.items())
+        assert all(torch.equal(second.metrics[name], metric) for name, metric in first.metrics.items())
 
 
-def half_step(rank, folder, x_BTC):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    torch.save([step(config, x_BTC.chunk(2)[rank]) for config in VARIANTS], f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-def test_two_processes_with_half_the_batch_each_equal_one_with_all_of_it(tmp_path):
-    x_BTC = torch.randn(12, 4, 6, generator=torch.Generator().manual_seed(1))
-    mp.spawn(half_step, (str(tmp_path), x_BTC), nprocs=2)
-    halves = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    for config, first, second in zip(VARIANTS, *halves, strict=True):
-        loss, grads = step(config, x_BTC)
-        assert_close((first[0] + second[0]) / 2, loss, rtol=1e-5, atol=0, msg=lambda m, c=config: f"{c}: {m}")
-        for one, other, whole in zip(first[1], second[1], grads, strict=True):
-            assert torch.equal(one, other)
-            assert_close(one, whole, rtol=1e-5, atol=1e-6 * whole.abs().max().item())
-        alone, _ = step(config, x_BTC.chunk(2)[0])
-        assert math.fabs(alone.item() - loss.item()) > 1e-3  # half the batch alone is another loss
+@pytest.mark.parametrize("case", [case for case in CASES if case.tokens == 1], ids=str)
+def test_a_killed_training_continues_to_the_same_state(case, tiny_run, tiny_store, tmp_path):
+    """Three steps of the real trainer, at once and killed in the second: model, objective and optimiser bit for bit."""
+    config = replace(tiny_run.train, steps=3, prediction="both", add_ons=case.add_ons)
+    ends = []
+    for name, stops in (("once", (3,)), ("killed", (1, 3))):
+        (tmp_path / name).mkdir()
+        for stop in stops:
+            out = tmp_path / name
+            trainer = Trainer(tiny_run.model, case.config, config, tiny_store, out, torch.device("cpu"))
+            losses = [trainer.update(trainer.read_batch())[0] for _ in range(trainer.step, stop)]
+            trainer.save()
+            if stop < 3:
+                trainer.update(trainer.read_batch())  # lost
+        assert losses[-1].total.isfinite()
+        ends.append((losses[-1].terms, *(part.state_dict() for part in (trainer.model, trainer.objective))))
+        ends[-1] += (trainer.optimizer.state_dict()["state"],)
+    assert_close(*ends, rtol=0, atol=0)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from lewm.objectives import SigRegConfig
-from lewm.objectives.sigreg import PRESETS, Quadrature, epps_pulley, random_slices, sigreg
+from lewm.objectives import PredictionConfig, SigRegConfig
+from lewm.objectives.sigreg import PRESETS, Quadrature, epps_pulley, objective, random_slices, sigreg
 
 LEJEPA = PRESETS["lejepa"]
 FULL_GRID = {
@@ -283,6 +283,32 @@ def test_nan_is_not_swallowed():
     latent = normal(8, 2, 1, 4)
     latent[3, 1, 0, 2] = float("nan")
     assert sigreg(latent, torch.Generator().manual_seed(0), SigRegConfig()).isnan()
+
+
+def test_total_by_hand():
+    latent = normal(16, 4, 2, 8, dtype=torch.float32)
+    predicted = latent[:, 1:] + 0.3 * normal(16, 3, 2, 8, seed=1, dtype=torch.float32)
+    config = SigRegConfig(weight=0.3, prediction=PredictionConfig(weight=2.0))
+    losses = objective(latent, (predicted,), None, torch.Generator().manual_seed(3), config)
+    assert losses.weights == {"prediction": 2.0, "sigreg": 0.3}
+    assert losses.terms["prediction"].item() == pytest.approx((predicted - latent[:, 1:]).square().mean().item())
+    by_hand = 2.0 * losses.terms["prediction"].item() + 0.3 * losses.terms["sigreg"].item()
+    assert losses.total.item() == pytest.approx(by_hand)
+
+
+def test_reference_batch_keeps_the_balance_of_the_gradients():
+    """A clip's SIGReg gradient over its prediction gradient is the same when every clip comes four times."""
+    latent = normal(16, 3, 2, 8)
+    predicted = latent[:, 1:] + 0.3 * normal(16, 2, 2, 8, seed=1)
+    ratios, weights = [], []
+    for copies in (1, 4):
+        z, p = latent.repeat(copies, 1, 1, 1).requires_grad_(), predicted.repeat(copies, 1, 1, 1)
+        losses = objective(z, (p,), None, torch.Generator().manual_seed(3), SigRegConfig(reference_batch=64))
+        slopes = [torch.autograd.grad(losses.weights[k] * v, z, retain_graph=True)[0] for k, v in losses.terms.items()]
+        ratios.append(slopes[1][0].norm() / slopes[0][0].norm())
+        weights.append(losses.weights["sigreg"])
+    assert_close(ratios[0], ratios[1], rtol=1e-6, atol=0)
+    assert weights == pytest.approx([0.4, 0.1])
 
 
 def test_one_sample_is_refused():
