@@ -33,8 +33,10 @@ from lewm.progress import Stage
 from lewm.schema import build, read_json
 from lewm.train import train
 
-COLLAPSED = 0.1
-"""A latent whose effective rank is below this share of the ideal one counts as collapsed."""
+COLLAPSED_RANK, COLLAPSED_STD = 0.1, 0.05
+"""A latent counts as collapsed below this share of the ideal effective rank, or below this mean standard deviation: the
+rank does not see a latent that shrinks evenly."""
+CONTEXT = "information in the context"
 PROBES = 4
 """Probes of the latent in the course of a training."""
 SHORT_RUN = TeacherConfig("constant", 0.97)
@@ -85,8 +87,7 @@ class CompareRow:
     rollout_error: tuple[float, ...]
     """Held-out error after 1, 2, ... blocks, divided by the variance of the latents."""
     collapsed_at: int | None
-    """First probed step at which the effective rank was below a tenth of the ideal one, and stayed there; None for
-    never."""
+    """First probed step from which the latent stayed collapsed (see COLLAPSED_RANK); None for never."""
     success: tuple[Success, ...]
     hardware: str
     torch: str
@@ -126,20 +127,17 @@ def compare_objectives(
 
 def compare_one(run: RunConfig, change: str, store: Store, folder: Path, device: torch.device) -> CompareRow:
     """One row: train, probe, plan with latent L2 and with cost-to-go."""
-    ranks: dict[int, tuple[float, float]] = {}
+    probes: dict[int, dict[str, float]] = {}
 
     def watch(step: int, health: Health) -> None:
-        key = "information in the context/effective_rank"
-        ranks[step] = (health.criteria[key], health.criteria[f"{key}/ideal"])
+        probes[step] = health.criteria
 
     started = time.monotonic()
     train(run.model, run.objective, run.train, store, folder / "train", device, on_probe=watch)
     seconds = time.monotonic() - started
     checkpoint = load(pipeline.fit(run, store, folder, device), str(device))
     health, linear, curved = measure_latent(checkpoint, store)
-    bad = [step for step, (rank, ideal) in sorted(ranks.items()) if rank < COLLAPSED * ideal]
-    last_rank, ideal = ranks[max(ranks)]
-    collapsed = next((s for s in bad if all(later in bad for later in ranks if later >= s)), None)
+    last = probes[max(probes)]
     return CompareRow(
         task=run.task,
         objective=run.objective.name,
@@ -147,18 +145,30 @@ def compare_one(run: RunConfig, change: str, store: Store, folder: Path, device:
         change=change,
         steps=run.train.steps,
         seconds_per_step=seconds / run.train.steps,
-        effective_rank=last_rank,
-        ideal_rank=ideal,
+        effective_rank=last[f"{CONTEXT}/effective_rank"],
+        ideal_rank=last[f"{CONTEXT}/effective_rank/ideal"],
         std_min=health.std_D.min().item(),
         std_mean=health.std_D.mean().item(),
         linear_r2=linear,
         mlp_r2=curved,
         rollout_error=tuple(health.rollout_error_T.tolist()),
-        collapsed_at=collapsed,
+        collapsed_at=collapse_step(probes),
         success=tuple(plan_with(run, checkpoint, store, folder)),
         hardware=hardware(),
         torch=torch.__version__,
     )
+
+
+def collapse_step(probes: dict[int, dict[str, float]]) -> int | None:
+    """The first probed step from which on every probe shows a collapsed latent."""
+
+    def collapsed(criteria: dict[str, float]) -> bool:
+        rank, ideal = criteria[f"{CONTEXT}/effective_rank"], criteria[f"{CONTEXT}/effective_rank/ideal"]
+        return rank < COLLAPSED_RANK * ideal or criteria[f"{CONTEXT}/std_mean"] < COLLAPSED_STD
+
+    healthy = [step for step, criteria in probes.items() if not collapsed(criteria)]
+    late = [step for step in probes if step > max(healthy, default=-1)]
+    return min(late, default=None)
 
 
 def measure_latent(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lewm import compare
-from lewm.compare import ADAPTED, CompareRow, compare_objectives, objective_config, table
+from lewm.compare import ADAPTED, CompareRow, collapse_step, compare_objectives, objective_config, table
 from lewm.config import RunConfig
 from lewm.evaluate.evaluate import EvaluateConfig
 from lewm.evaluate.manifest import GoalSet
@@ -51,20 +51,16 @@ def test_rows_are_measured_once_and_kept(run: RunConfig, tmp_path: Path, monkeyp
     assert saved["objective"] == "sigreg"
 
 
-def test_a_latent_without_spread_counts_as_collapsed(
-    run: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def collapse(trainer: object) -> object:
-        health = original(trainer)
-        key = "information in the context/effective_rank"
-        return replace(health, criteria=health.criteria | {key: 0.01})
+def test_collapse_is_a_low_rank_or_no_spread_to_the_end() -> None:
+    def probe(rank: float, std: float) -> dict[str, float]:
+        names = ("effective_rank", "effective_rank/ideal", "std_mean")
+        return {f"information in the context/{n}": v for n, v in zip(names, (rank, 60.0, std), strict=True)}
 
-    from lewm.train import Trainer
-
-    original = Trainer.health
-    monkeypatch.setattr(Trainer, "health", collapse)
-    (row,) = compare_objectives([run], ["sigreg"], [0], tmp_path, CPU)
-    assert row.collapsed_at == 1
+    good, flat, thin = probe(20, 0.6), probe(55, 0.01), probe(3, 0.6)
+    assert collapse_step({10: good, 20: good}) is None
+    assert collapse_step({10: flat, 20: good}) is None
+    assert collapse_step({10: good, 20: flat, 30: thin}) == 20
+    assert collapse_step({10: thin, 20: thin}) == 10
 
 
 def test_a_wrong_name_is_refused_before_any_work(run: RunConfig, tmp_path: Path) -> None:

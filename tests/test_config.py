@@ -32,7 +32,7 @@ def test_a_run_is_found_by_path_and_by_name(tmp_path: Path, monkeypatch: pytest.
     assert find("two_room") == shipped()["two_room"]
     path = write(tmp_path, "task: two_room")
     assert find(path) == find(str(path)) == path
-    with pytest.raises(FileNotFoundError, match="no configuration nowhere: give a YAML file, or one of .*reacher, "):
+    with pytest.raises(FileNotFoundError, match=r"no configuration nowhere: give a YAML file, or one of .*reacher, "):
         find("nowhere")
 
 
