@@ -323,6 +323,8 @@ def train(
     """
     out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(model_config, objective, config, store, out, device)
+    if trainer.step == config.steps:  # finished by an earlier call
+        return trainer.model.eval()
     log = TrainLog(out / "tensorboard", trainer.step, trainer.state_path)
     with stop_signals() as received, Stage("train", config.steps, "steps", quiet or distributed.rank() > 0) as stage:
         stage.skip_to(trainer.step)
@@ -342,7 +344,7 @@ def train(
                 trainer.save()
             if stop:
                 raise Interrupted(f"stopped at step {trainer.step}; {trainer.state_path} is saved: run again to go on")
-            if config.probe_every and trainer.step % config.probe_every == 0:
+            if config.probe_every and trainer.step % config.probe_every == 0 and trainer.step < config.steps:
                 trainer.probe(log, on_probe)
             stage.update(1)
     trainer.probe(log, on_probe)
