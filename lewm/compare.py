@@ -127,17 +127,22 @@ def compare_objectives(
 
 def compare_one(run: RunConfig, change: str, store: Store, folder: Path, device: torch.device) -> CompareRow:
     """One row: train, probe, plan with latent L2 and with cost-to-go."""
-    probes: dict[int, dict[str, float]] = {}
+    history = folder / "probes.json"
+    saved = read_json(history) if history.exists() else {"seconds": 0.0, "probes": {}}
+    probes = {int(step): criteria for step, criteria in saved["probes"].items()}
+    started = time.monotonic() - saved["seconds"]
 
     def watch(step: int, health: Health) -> None:
+        # Kept at once: a row that is killed and continued must still know what it saw and how long it took.
         probes[step] = health.criteria
+        folder.mkdir(parents=True, exist_ok=True)
+        history.write_text(json.dumps({"seconds": time.monotonic() - started, "probes": probes}))
 
-    started = time.monotonic()
     train(run.model, run.objective, run.train, store, folder / "train", device, on_probe=watch)
-    seconds = time.monotonic() - started
+    seconds = read_json(history)["seconds"] if history.exists() else math.nan
     checkpoint = load(pipeline.fit(run, store, folder, device), str(device))
     health, linear, curved = measure_latent(checkpoint, store)
-    last = probes[max(probes)]
+    last = probes.setdefault(run.train.steps, health.criteria)  # a kill may have come before the last probe
     return CompareRow(
         task=run.task,
         objective=run.objective.name,

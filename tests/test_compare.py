@@ -51,6 +51,12 @@ def test_rows_are_measured_once_and_kept(run: RunConfig, tmp_path: Path, monkeyp
     assert saved["objective"] == "sigreg"
 
 
+def test_a_row_killed_after_its_training_is_finished_from_what_it_saved(run: RunConfig, tmp_path: Path) -> None:
+    (whole,) = compare_objectives([run], ["sigreg"], [0], tmp_path, CPU)
+    (tmp_path / "two_room" / "sigreg.0" / "row.json").unlink()
+    assert compare_objectives([run], ["sigreg"], [0], tmp_path, CPU) == [whole]
+
+
 def test_collapse_is_a_low_rank_or_no_spread_to_the_end() -> None:
     def probe(rank: float, std: float) -> dict[str, float]:
         names = ("effective_rank", "effective_rank/ideal", "std_mean")
