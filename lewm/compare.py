@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -128,7 +129,7 @@ def compare_objectives(
 def compare_one(run: RunConfig, change: str, store: Store, folder: Path, device: torch.device) -> CompareRow:
     """One row: train, probe, plan with latent L2 and with cost-to-go."""
     history = folder / "probes.json"
-    saved = read_json(history) if history.exists() else {"seconds": 0.0, "probes": {}}
+    saved: dict[str, Any] = read_json(history) if history.exists() else {"seconds": 0.0, "probes": {}}
     probes = {int(step): criteria for step, criteria in saved["probes"].items()}
     started = time.monotonic() - saved["seconds"]
 
