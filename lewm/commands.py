@@ -1,7 +1,6 @@
 """What each command of the command line does; imports are made only when a command runs."""
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,11 +27,12 @@ def load_run(args: argparse.Namespace) -> Any:
     return run
 
 
-def write_json(path: Path | None, rows: Sequence[Any]) -> None:
+def write_rows(path: Path | None, rows: Sequence[Any]) -> None:
     """Write measured rows where the user asked for them."""
+    from lewm.schema import write_json
+
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        write_json([asdict(row) for row in rows], path)
 
 
 def demo(args: argparse.Namespace) -> None:
@@ -48,7 +48,7 @@ def demo(args: argparse.Namespace) -> None:
     path = pipeline.fit(run, store, args.out, device)
     evaluated = pipeline.measure(run, load(path, str(device)), store, args.out)
     rows = [e.row for e in evaluated]
-    write_json(args.json, rows)
+    write_rows(args.json, rows)
     report = report_run(evaluated, path, store, args.out)
     print(table(rows))
     print(f"\nreport {report}\nresults {args.out / 'results.json'}\ncheckpoint {path}")
@@ -121,7 +121,7 @@ def evaluate(args: argparse.Namespace) -> None:
             "evaluate needs goals: pass --data (recordings to draw held-out pairs from) or --manifest FILE"
         )
     rows = [e.row for e in evaluated]
-    write_json(args.json, rows)
+    write_rows(args.json, rows)
     print(table(rows))
     print(f"\nreport {report_run(evaluated, args.checkpoint, store, args.out)}")
     print(f"results {args.out / 'results.json'}")
@@ -167,13 +167,13 @@ def bench(args: argparse.Namespace) -> None:
 
         grid = objectives.QUICK if args.quick else objectives.FULL
         steps = objectives.bench_objectives(grid, args.threads, args.repeats, pick_device(args.device))
-        write_json(args.json, steps)
+        write_rows(args.json, steps)
         print(objectives.table(steps))
         return
     from lewm.bench.plan import bench_plan, table
 
     rows = bench_plan(args.checkpoint, args.config, args.threads, args.plans, args.device)
-    write_json(args.json, rows)
+    write_rows(args.json, rows)
     print(table(rows))
 
 
@@ -186,7 +186,7 @@ def compare(args: argparse.Namespace) -> None:
 
     runs = [config.load(name, args.overrides) for name in args.tasks]
     rows = compare_objectives(runs, args.objectives or list(OBJECTIVES), args.seeds, args.out, pick_device(args.device))
-    write_json(args.json, rows)
+    write_rows(args.json, rows)
     text = table(rows)
     (args.out / "table.md").write_text(text + "\n")
     print(f"{text}\n\ntable {args.out / 'table.md'}")
@@ -197,7 +197,7 @@ def doctor(args: argparse.Namespace) -> None:
     from lewm.doctor import examine, table
 
     findings = examine()
-    write_json(args.json, findings)
+    write_rows(args.json, findings)
     print(table(findings))
     if any(f.status == "broken" for f in findings):
         raise SystemExit(1)

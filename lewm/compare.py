@@ -31,7 +31,7 @@ from lewm.objectives.ema import EmaConfig
 from lewm.objectives.teacher import TeacherConfig
 from lewm.probes import Health, linear_probe_r2, mlp_probe_r2, probe_model, state_targets
 from lewm.progress import Stage
-from lewm.schema import build, read_json
+from lewm.schema import build, read_json, write_json
 from lewm.train import train
 
 COLLAPSED_RANK, COLLAPSED_STD = 0.1, 0.05
@@ -121,7 +121,7 @@ def compare_objectives(
                 every = max(1, run.train.steps // PROBES)
                 settings = replace(run.train, seed=seed, probe_every=every)
                 row = compare_one(replace(run, objective=config, train=settings), change, store, folder, device)
-                (folder / "row.json").write_text(json.dumps(asdict(row), indent=1) + "\n")
+                write_json(asdict(row), folder / "row.json")
                 rows.append(row)
     return rows
 
@@ -136,8 +136,7 @@ def compare_one(run: RunConfig, change: str, store: Store, folder: Path, device:
     def watch(step: int, health: Health) -> None:
         # Kept at once: a row that is killed and continued must still know what it saw and how long it took.
         probes[step] = health.criteria
-        folder.mkdir(parents=True, exist_ok=True)
-        history.write_text(json.dumps({"seconds": time.monotonic() - started, "probes": probes}))
+        write_json({"seconds": time.monotonic() - started, "probes": probes}, history)
 
     train(run.model, run.objective, run.train, store, folder / "train", device, on_probe=watch)
     seconds = read_json(history)["seconds"] if history.exists() else math.nan

@@ -54,6 +54,14 @@ def read_json(path: Path) -> Any:
         raise SchemaError(f"{path} is not JSON ({error}); it is damaged or not the file you meant") from error
 
 
+def write_json(data: Any, path: Path, indent: int | None = 1) -> None:
+    """Write JSON so that a kill at any moment leaves the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(data, indent=indent) + "\n")
+    partial.replace(path)
+
+
 def field_docs(cls: type) -> dict[str, str]:
     """The docstring under every field of a dataclass; it is the field's help text."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]

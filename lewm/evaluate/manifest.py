@@ -3,7 +3,6 @@
 Pairs come from held-out episodes. Pairs that are solved at the start are left out, and how many were is recorded.
 """
 
-import json
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 
 import envs
 from lewm.data.store import Store
-from lewm.schema import build, read_json
+from lewm.schema import build, read_json, write_json
 
 PAST_FRAMES = 10
 """Recorded states kept before each start, so that a model with stacked frames starts with what it would have seen."""
@@ -80,10 +79,7 @@ class Manifest:
 
 def save_manifest(manifest: Manifest, path: Path) -> None:
     """Write a manifest as JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(asdict(manifest)) + "\n")
-    partial.replace(path)
+    write_json(asdict(manifest), path, indent=None)
 
 
 def load_manifest(path: Path) -> Manifest:

@@ -1,11 +1,10 @@
 """Rows of a results table and the file they live in."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lewm.schema import SchemaError, build, read_json
+from lewm.schema import SchemaError, build, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -43,10 +42,7 @@ class ResultRow:
 
 def save_results(rows: Sequence[ResultRow], path: Path) -> None:
     """Write rows as a JSON list."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-    partial.replace(path)
+    write_json([asdict(row) for row in rows], path)
 
 
 def load_results(path: Path) -> list[ResultRow]:

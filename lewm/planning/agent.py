@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lewm.checkpoint import Checkpoint, load
+from lewm.data.stacking import channels_first
 from lewm.planning.costs import CostConfig, Situation, goal_cost
 from lewm.world_model import WorldModel
 from planners import CEM, PLANNERS, ActionBox, Plan, Planner, noise_table, shift
@@ -143,8 +144,7 @@ class Agent:
 
     def encode_stacks(self, frames: Sequence[np.ndarray]) -> Tensor:
         """Encode one stack of frames (oldest first, each (B, Y, X, 3)) to latent_BKD."""
-        stacked = np.concatenate(frames, -1)
-        pixels = torch.from_numpy(stacked).to(self.model.device).permute(0, 3, 1, 2)
+        pixels = channels_first([torch.from_numpy(frame) for frame in frames]).to(self.model.device)
         return self.model.encode(pixels[:, None])[:, 0]
 
     def _frame_times(self, now: int) -> list[int]:
