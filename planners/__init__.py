@@ -3,7 +3,17 @@
 from planners.cem import CEM
 from planners.mppi import MPPI
 from planners.noise import noise_table
-from planners.types import ActionBox, CostFn, Plan, Planner, shift
+from planners.types import (
+    ActionBox,
+    ConstrainedCost,
+    CostFn,
+    Need,
+    Plan,
+    Planner,
+    StateCost,
+    WarmStart,
+    shift,
+)
 
 PlannerConfig = CEM | MPPI
 """What a configuration file may say, told apart by `name`."""
@@ -16,10 +26,14 @@ __all__ = [
     "MPPI",
     "PLANNERS",
     "ActionBox",
+    "ConstrainedCost",
     "CostFn",
+    "Need",
     "Plan",
     "Planner",
     "PlannerConfig",
+    "StateCost",
+    "WarmStart",
     "noise_table",
     "shift",
 ]

@@ -1,13 +1,13 @@
 """Cross-entropy method: refit the search to its elites."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from planners.search import check_config, pick, search
-from planners.types import ActionBox, CostFn, Plan
+from planners.types import ActionBox, CostFn, Need, Plan, WarmStart
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,8 @@ class CEM:
 
     Each iteration keeps the `elites` cheapest candidates and refits mean and std to them with equal weights.
     """
+
+    needs: ClassVar[tuple[Need, ...]] = ()
 
     name: Literal["cem"] = "cem"
     """Which planner this is."""
@@ -45,9 +47,9 @@ class CEM:
         if not 1 <= self.elites <= self.candidates:
             raise ValueError(f"CEM: elites is {self.elites}; it must lie in 1..{self.candidates}, the candidates")
 
-    def plan(self, cost_fn: CostFn, noise_BINHA: Tensor, box: ActionBox, warm_start_BHA: Tensor | None = None) -> Plan:
+    def plan(self, cost_fn: CostFn, noise_BINHA: Tensor, box: ActionBox, start: WarmStart | None = None) -> Plan:
         """Search for the actions of lowest cost; see `planners.Planner.plan`."""
-        return search(self, self._fit, cost_fn, noise_BINHA, box, warm_start_BHA)
+        return search(self, self._fit, cost_fn, noise_BINHA, box, start)
 
     def _fit(self, cost_BN: Tensor, action_BNHA: Tensor) -> tuple[Tensor, Tensor]:
         return fit_elites(cost_BN, action_BNHA, self.elites)

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from math import ceil
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from planners.search import check_config, search
-from planners.types import ActionBox, CostFn, Plan
+from planners.types import ActionBox, CostFn, Need, Plan, WarmStart
 
 # The search for the inverse temperature beta, in units of 1 / (cost gap of the last candidate that should count): at
 # LOW all those candidates weigh within 1 % of the best one, at HIGH the last of them weighs nothing. Two rounds of a
@@ -25,6 +25,8 @@ class MPPI:
     effective sample size 1 / sum(w^2) is the fraction `ess` of the candidates, so the scale of the cost does not
     matter. The std adapts to the weighted candidates, as in TD-MPC2 (Hansen et al. 2024).
     """
+
+    needs: ClassVar[tuple[Need, ...]] = ()
 
     name: Literal["mppi"] = "mppi"
     """Which planner this is."""
@@ -57,9 +59,9 @@ class MPPI:
                 f"[1/{self.candidates}, 1], so that at least one of them counts"
             )
 
-    def plan(self, cost_fn: CostFn, noise_BINHA: Tensor, box: ActionBox, warm_start_BHA: Tensor | None = None) -> Plan:
+    def plan(self, cost_fn: CostFn, noise_BINHA: Tensor, box: ActionBox, start: WarmStart | None = None) -> Plan:
         """Search for the actions of lowest cost; see `planners.Planner.plan`."""
-        return search(self, self._fit, cost_fn, noise_BINHA, box, warm_start_BHA)
+        return search(self, self._fit, cost_fn, noise_BINHA, box, start)
 
     def _fit(self, cost_BN: Tensor, action_BNHA: Tensor) -> tuple[Tensor, Tensor]:
         return fit_weighted(ess_weights(cost_BN, self.ess), action_BNHA)

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from planners.types import ActionBox, CostFn, Plan
+from planners.types import ActionBox, CostFn, Plan, WarmStart
 
 Fit = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(cost_BN, action_BNHA) -> (mean_B1HA, std_B1HA): the Gaussian that describes the good candidates.
@@ -80,7 +80,7 @@ def search(
     cost_fn: CostFn,
     noise_BINHA: Tensor,
     box: ActionBox,
-    warm_start_BHA: Tensor | None,
+    start: WarmStart | None,
 ) -> Plan:
     """Fit a diagonal Gaussian over action_BHA to its own best samples, `iterations` times.
 
@@ -88,18 +88,25 @@ def search(
     the old ones, min_std bounds the std from below). A problem whose candidates all failed keeps its mean and std, so
     that its plan stays finite. See `Planner.plan` for the arguments.
     """
-    _check_shapes(config, noise_BINHA, box, warm_start_BHA)
+    check_inputs(config, noise_BINHA, box, start)
     low_A, high_A, centre_A, unit_A = (x.to(noise_BINHA) for x in (box.low_A, box.high_A, box.mean_A, box.std_A))
     min_std_A = unit_A * config.min_std
     shape_B1HA = (len(noise_BINHA), 1, config.horizon, len(low_A))
-    mean_B1HA = centre_A.expand(shape_B1HA) if warm_start_BHA is None else warm_start_BHA.to(noise_BINHA)[:, None]
-    std_B1HA = (unit_A * (config.initial_std if warm_start_BHA is None else config.warm_std)).expand(shape_B1HA)
+    mean_B1HA = centre_A.expand(shape_B1HA) if start is None else start.mean_BHA.to(noise_BINHA)[:, None]
+    std_B1HA = (unit_A * (config.initial_std if start is None else config.warm_std)).expand(shape_B1HA)
+    if start is not None and start.std_BHA is not None:
+        std_B1HA = start.std_BHA.to(noise_BINHA)[:, None]
+    seeds_BSHA = None if start is None else start.seeds_BSHA
 
     stds, best_costs, best_actions = [], [], []
     for noise_BNHA in noise_BINHA.unbind(1):
         action_BNHA = torch.addcmul(mean_B1HA, std_B1HA, noise_BNHA)
         if config.keep_mean:
             action_BNHA[:, :1] = mean_B1HA
+        if seeds_BSHA is not None:
+            room = config.candidates - config.keep_mean
+            action_BNHA[:, config.keep_mean :][:, : seeds_BSHA.shape[1]] = seeds_BSHA[:, :room]
+            seeds_BSHA = None
         action_BNHA.clamp_(low_A, high_A)
         cost_BN = score(cost_fn, action_BNHA)
 
@@ -140,7 +147,18 @@ def pick(action_BNHA: Tensor, index_BE: Tensor) -> Tensor:
     return action_BNHA.gather(1, index_BE[:, :, None, None].expand(-1, -1, H, A))
 
 
-def _check_shapes(config: SearchConfig, noise_BINHA: Tensor, box: ActionBox, warm_start_BHA: Tensor | None) -> None:
+class Sized(Protocol):
+    """What decides the shape of a planner's noise."""
+
+    @property
+    def horizon(self) -> int: ...
+    @property
+    def candidates(self) -> int: ...
+    @property
+    def iterations(self) -> int: ...
+
+
+def check_inputs(config: Sized, noise_BINHA: Tensor, box: ActionBox, start: WarmStart | None) -> None:
     """Raise ValueError when noise or warm start do not belong to this planner and box."""
     expected_INHA = (config.iterations, config.candidates, config.horizon, len(box.low_A))
     if noise_BINHA.shape[1:] != expected_INHA:
@@ -148,9 +166,18 @@ def _check_shapes(config: SearchConfig, noise_BINHA: Tensor, box: ActionBox, war
             f"noise has shape {tuple(noise_BINHA.shape)}; this {type(config).__name__} and box need (B, iterations, "
             f"candidates, horizon, A) = (B, {', '.join(map(str, expected_INHA))}): draw it with noise_table"
         )
+    if start is None:
+        return
     expected_BHA = (len(noise_BINHA), *expected_INHA[2:])
-    if warm_start_BHA is not None and warm_start_BHA.shape != expected_BHA:
+    for name, found_BHA in (("mean", start.mean_BHA), ("std", start.std_BHA)):
+        if found_BHA is not None and found_BHA.shape != expected_BHA:
+            raise ValueError(
+                f"the warm start's {name} has shape {tuple(found_BHA.shape)}; these problems need {expected_BHA}: use "
+                "Plan.warm_start of their last plan"
+            )
+    seeds_BSHA = start.seeds_BSHA
+    if seeds_BSHA is not None and (seeds_BSHA.ndim != 4 or seeds_BSHA[:, 0].shape != expected_BHA):
         raise ValueError(
-            f"the warm start has shape {tuple(warm_start_BHA.shape)}; these problems need {expected_BHA}: use shift on "
-            "the mean of their last plan"
+            f"the warm start's seeds have shape {tuple(seeds_BSHA.shape)}; these problems need (B, S, H, A) with "
+            f"(B, H, A) = {expected_BHA}"
         )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lewm.planning.policy import Start
-from planners import CEM, ActionBox, PlannerConfig, noise_table, shift
+from planners import CEM, ActionBox, PlannerConfig, WarmStart, noise_table
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class OraclePolicy:
     def start(self, starts: Sequence[Start]) -> None:
         """Remember the simulators; nothing is planned yet."""
         self.starts, self.step = list(starts), 0
-        self.warm: dict[int, Tensor] = {}
+        self.warm: dict[int, WarmStart] = {}
         space, skip = starts[0].task.action_space, self.config.frame_skip
         self.box = ActionBox.from_bounds(torch.tensor(space.low).repeat(skip), torch.tensor(space.high).repeat(skip))
         self.queue = np.zeros((len(starts), skip, space.shape[0]), np.float32)
@@ -71,4 +71,4 @@ class OraclePolicy:
         noise = noise_table([(self.seed, index, replan)], planner, len(self.box.low_A))
         plan = planner.plan(cost, noise, self.box, self.warm.get(row))
         self.queue[row] = plan.action_BHA[0, 0].reshape(skip, -1).numpy()
-        self.warm[row] = shift(plan.mean_BHA, 1, self.box)
+        self.warm[row] = plan.warm_start(1, self.box)

@@ -13,7 +13,7 @@ from lewm.cost_to_go import CostToGo
 from lewm.evaluate.timing import hardware, torch_threads
 from lewm.pipeline import pick_device
 from lewm.planning.agent import action_box
-from lewm.planning.costs import CostConfig, Situation, goal_cost
+from lewm.planning.costs import CostConfig, GoalCost, Situation
 from lewm.world_model import ModelFacts, WorldModel
 from planners import PLANNERS, noise_table
 
@@ -70,7 +70,7 @@ def time_plan(
     shape = (batch, 1, model.tokens, model.latent_dim)
     latent, goal = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
     situation = Situation(latent.to(model.device), torch.zeros(batch, 0, model.action_dim, device=model.device))
-    cost_fn = goal_cost(model, head, cost, situation, goal[:, 0].to(model.device))
+    cost_fn = GoalCost(model, head, cost, situation, goal[:, 0].to(model.device))
     box, times = action_box(model), []
     for i in range(WARMUP + plans):
         start = time.perf_counter()

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from lewm.checkpoint import Checkpoint, load
 from lewm.data.stacking import channels_first
-from lewm.planning.costs import CostConfig, Situation, goal_cost
+from lewm.planning.costs import CostConfig, GoalCost, Situation
 from lewm.world_model import WorldModel
-from planners import CEM, PLANNERS, ActionBox, Plan, Planner, noise_table, shift
+from planners import CEM, PLANNERS, ActionBox, Plan, Planner, WarmStart, noise_table
 
 DEFAULT_PLANNERS = {
     "cost_to_go": CEM(candidates=64, iterations=3, elites=8, horizon=3, execute="best"),
@@ -123,7 +123,7 @@ class Agent:
             planner = DEFAULT_PLANNERS["cost_to_go" if "cost_to_go" in cost.terms else "latent_l2"]
         return cls(checkpoint, planner, cost, replan_every, history, seed)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def reset(self, goal: np.ndarray, episodes: Sequence[int] | None = None, past: Sequence[np.ndarray] = ()) -> None:
         """Start episodes towards a goal picture (Y, X, 3) or a batch of them (B, Y, X, 3), uint8.
 
@@ -138,7 +138,7 @@ class Agent:
         self.step = 0
         self.frames = {i - len(past): as_frames(frame, self.size, "a past frame") for i, frame in enumerate(past)}
         self.blocks: list[np.ndarray] = []
-        self.warm_BHA: Tensor | None = None
+        self.warm: dict[int, WarmStart] = {}
         self.last: Replan | None = None
         self.goal_BKD = self.encode_stacks([goals] * self.model.config.frame_stack)
 
@@ -169,7 +169,7 @@ class Agent:
         """The frame seen at `step`; before the first frame the first one counts, as in the recordings' windows."""
         return self.frames[max(step, min(self.frames))]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def act(self, pixels: np.ndarray | None, active: np.ndarray | None = None) -> np.ndarray:
         """The next action, (action_dim,) or (B, action_dim), raw units, inside the action bounds.
 
@@ -223,18 +223,20 @@ class Agent:
         replan = self.step // every
         keys = [(self.seed, self.episodes[row], replan) for row in rows]
         noise = noise_table(keys, self.planner, self.model.action_dim).to(self.model.device)
-        cost = goal_cost(self.model, self.head, self.cost, situation, self.goal_BKD[rows])
-        warm = None if self.warm_BHA is None else self.warm_BHA[rows]
-        plan = self.planner.plan(cost, noise, self.box, warm)
+        cost = GoalCost(self.model, self.head, self.cost, situation, self.goal_BKD[rows])
+        plan = self.planner.plan(cost, noise, self.box, self._warm_start(rows))
         executed = plan.action_BHA[:, : self.replan_every].reshape(len(rows), every, actions)
         self.queue_BTa[rows] = executed.cpu().numpy()
-        if self.warm_BHA is None:
-            self.warm_BHA = self.box.mean_A.expand(len(self.goal_BKD), self.planner.horizon, -1).clone()
-        self.warm_BHA[rows] = shift(plan.mean_BHA, self.replan_every, self.box)
+        after = plan.warm_start(self.replan_every, self.box)
+        self.warm = {int(row): after.problems(slice(i, i + 1)) for i, row in enumerate(rows)}
         done = time.perf_counter()
         self.last = Replan(self.step, plan, situation, rows, 1000 * (encoded - start), 1000 * (done - encoded))
         oldest = self.step + every - (self.history - 1) * self.skip + min(self._frame_times(0))
         self.frames = {t: f for t, f in self.frames.items() if t >= oldest}
+
+    def _warm_start(self, rows: np.ndarray) -> WarmStart | None:
+        """Where the last plans of these problems ended; None in the first plan of an episode."""
+        return WarmStart.join([self.warm[row] for row in rows]) if self.warm else None
 
     def _synchronise(self) -> None:
         if self.model.device.type == "cuda":

@@ -8,16 +8,26 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lewm.cost_to_go import CostToGo
 from lewm.world_model import WorldModel
-from planners import CostFn
 
 
 def latent_l2(latent_BNHKD: Tensor, goal_BKD: Tensor, head: CostToGo | None) -> Tensor:
     """Mean squared difference over tokens and width: about 2 between unrelated frames of a SIGReg latent."""
     return (latent_BNHKD - goal_BKD[:, None, None]).square().mean((-2, -1))
+
+
+def latent_l1(latent_BNHKD: Tensor, goal_BKD: Tensor, head: CostToGo | None) -> Tensor:
+    """Mean absolute difference over tokens and width."""
+    return (latent_BNHKD - goal_BKD[:, None, None]).abs().mean((-2, -1))
+
+
+def cosine(latent_BNHKD: Tensor, goal_BKD: Tensor, head: CostToGo | None) -> Tensor:
+    """1 - cosine between a token and the goal's, mean over tokens: 0 for the same direction, 2 for opposite ones."""
+    return (1 - F.cosine_similarity(latent_BNHKD, goal_BKD[:, None, None], dim=-1)).mean(-1)
 
 
 def cost_to_go(latent_BNHKD: Tensor, goal_BKD: Tensor, head: CostToGo | None) -> Tensor:
@@ -32,8 +42,13 @@ def cost_to_go(latent_BNHKD: Tensor, goal_BKD: Tensor, head: CostToGo | None) ->
 
 DISTANCES: Mapping[str, Callable[[Tensor, Tensor, CostToGo | None], Tensor]] = {
     "latent_l2": latent_l2,
+    "latent_l1": latent_l1,
+    "cosine": cosine,
     "cost_to_go": cost_to_go,
 }
+"""(latent_BNHKD, goal_BKD, head) -> distance_BNH."""
+
+Reduce = Literal["terminal", "sum", "min", "discounted"]
 
 
 @dataclass(frozen=True)
@@ -41,21 +56,37 @@ class CostConfig:
     """What a plan is judged by."""
 
     terms: dict[str, float] = field(default_factory=lambda: {"cost_to_go": 1.0})
-    """Weight of each distance (latent_l2, cost_to_go); they are added."""
-    reduce: Literal["terminal", "sum", "min"] = "sum"
-    """Over the imagined frames: the last one, the mean of all (a plan that arrives early wins), or the closest."""
+    """Weight of each distance (latent_l2, latent_l1, cosine, cost_to_go); they are added."""
+    reduce: Reduce = "sum"
+    """Over the imagined frames: the last one, the mean of all (a plan that arrives early wins), the closest, or a mean
+    whose weights shrink by `discount` from each frame to the next."""
+    discount: float = 0.9
+    """Weight of a frame over that of the frame before it, where reduce is discounted; above 1 the end counts most."""
+    action_penalty: float = 0.0
+    """Weight of the mean squared action, in units of the recordings' variance."""
+    max_change: float | None = None
+    """Largest change of a raw action entry from one environment step to the next, in units of the recordings' std: a
+    limit for the planners that keep limits, ignored by the others."""
 
     def __post_init__(self) -> None:
         if not self.terms:
             raise ValueError(f"cost.terms is empty; name at least one of {', '.join(DISTANCES)}")
         if unknown := sorted(set(self.terms) - set(DISTANCES)):
             raise ValueError(f"cost.terms: no distance is called {unknown[0]!r}; there are {', '.join(DISTANCES)}")
+        if not self.discount > 0:
+            raise ValueError(f"cost.discount is {self.discount}; it must be positive")
+        if self.action_penalty < 0:
+            raise ValueError(f"cost.action_penalty is {self.action_penalty}; it must be 0 or more")
+        if self.max_change is not None and not self.max_change > 0:
+            raise ValueError(f"cost.max_change is {self.max_change}; it must be positive, or null for no limit")
 
     @property
     def label(self) -> str:
         """Short text for tables, such as `cost_to_go + 0.3 latent_l2 (sum)`."""
         parts = [name if weight == 1 else f"{weight:g} {name}" for name, weight in self.terms.items()]
-        return f"{' + '.join(parts)} ({self.reduce})"
+        parts += [f"{self.action_penalty:g} action"] * (self.action_penalty > 0)
+        how = f"discounted {self.discount:g}" if self.reduce == "discounted" else self.reduce
+        return f"{' + '.join(parts)} ({how})"
 
 
 @dataclass(frozen=True)
@@ -68,18 +99,76 @@ class Situation:
     """The T - 1 raw action blocks between them."""
 
 
-def goal_cost(
-    model: WorldModel, head: CostToGo | None, config: CostConfig, situation: Situation, goal_BKD: Tensor
-) -> CostFn:
-    """The one function that turns a goal into something a planner can minimise: action_BNHA -> cost_BN."""
+def reduce_frames(distance_BNH: Tensor, config: CostConfig) -> Tensor:
+    """cost_BN: how the distances of a plan's frames add up."""
+    if config.reduce == "terminal":
+        return distance_BNH[..., -1]
+    if config.reduce == "min":
+        return distance_BNH.amin(-1)
+    if config.reduce == "sum":
+        return distance_BNH.mean(-1)
+    frame_H = torch.arange(distance_BNH.shape[-1], device=distance_BNH.device)
+    weight_H = torch.full_like(frame_H, config.discount, dtype=distance_BNH.dtype) ** frame_H
+    return (distance_BNH * weight_H).sum(-1) / weight_H.sum()
 
-    def cost(action_BNHA: Tensor) -> Tensor:
-        latent_BNHKD = model.rollout(situation.latent_BTKD, situation.past_BTA, action_BNHA)
-        if config.reduce == "terminal":
+
+@dataclass(frozen=True)
+class GoalCost:
+    """The one thing that turns a goal into something a planner can minimise: action_BNHA -> cost_BN.
+
+    Differentiable by the actions. As a `planners.StateCost` its states are flat latents, S = K x D.
+    """
+
+    model: WorldModel
+    head: CostToGo | None
+    config: CostConfig
+    situation: Situation
+    goal_BKD: Tensor
+
+    def __call__(self, action_BNHA: Tensor) -> Tensor:
+        """cost_BN of candidates in raw action units."""
+        latent_BNHKD = self.model.rollout(self.situation.latent_BTKD, self.situation.past_BTA, action_BNHA)
+        if self.config.reduce == "terminal":
             latent_BNHKD = latent_BNHKD[:, :, -1:]
-        total = torch.zeros((), device=latent_BNHKD.device)
-        for name, weight in config.terms.items():
-            total = total + weight * DISTANCES[name](latent_BNHKD, goal_BKD, head)
-        return total.amin(-1) if config.reduce == "min" else total.mean(-1)
+        cost_BN = reduce_frames(self._distance(latent_BNHKD), self.config)
+        if self.config.action_penalty:
+            effort_BN = self.model.scale_action(action_BNHA).square().mean((-2, -1))
+            cost_BN = cost_BN + self.config.action_penalty * effort_BN
+        return cost_BN
 
-    return cost
+    def distance(self, state_BNHS: Tensor) -> Tensor:
+        """distance_BNH of flat latents from the goal; the terms without the reduction over frames."""
+        return self._distance(state_BNHS.unflatten(-1, self.goal_BKD.shape[1:]))
+
+    def follow(self, state_BNHS: Tensor, action_BNHA: Tensor) -> Tensor:
+        """next_BNHS: one prediction for every block from the flat latents before it; see `planners.StateCost`.
+
+        With a predictor that sees several frames those are the states before the block, the latest `context` of them.
+        """
+        B, N, H, _ = state_BNHS.shape
+        seen_BTKD, past_BTA = self.situation.latent_BTKD, self.situation.past_BTA
+        state_MHKD = state_BNHS.flatten(0, 1).unflatten(-1, self.goal_BKD.shape[1:])
+        frames = torch.cat([seen_BTKD.repeat_interleave(N, 0), state_MHKD[:, 1:]], 1)
+        blocks = torch.cat([past_BTA.repeat_interleave(N, 0), action_BNHA.flatten(0, 1)], 1)
+        context = self.model.context
+        if context == 1 or frames.shape[1] <= context:
+            next_MHKD = self.model.predict(frames, blocks)[:, -H:]
+        else:
+            ends = range(frames.shape[1] - H + 1, frames.shape[1] + 1)
+            windows = [slice(max(0, end - context), end) for end in ends]
+            next_MHKD = torch.stack([self.model.predict(frames[:, w], blocks[:, w])[:, -1] for w in windows], 1)
+        return next_MHKD.flatten(2).unflatten(0, (B, N))
+
+    def violation(self, action_BNHA: Tensor) -> Tensor:
+        """violation_BNG: by how much each raw action entry changes more than allowed, G limits per plan."""
+        if self.config.max_change is None:
+            raise ValueError("this planner keeps limits, but the cost has none: set cost.max_change")
+        entries = self.model.facts.action_dim
+        scaled_BNTa = self.model.scale_action(action_BNHA).flatten(-2).unflatten(-1, (-1, entries))
+        return (scaled_BNTa.diff(dim=-2).abs() - self.config.max_change).flatten(-2)
+
+    def _distance(self, latent_BNHKD: Tensor) -> Tensor:
+        total_BNH = torch.zeros((), device=latent_BNHKD.device)
+        for name, weight in self.config.terms.items():
+            total_BNH = total_BNH + weight * DISTANCES[name](latent_BNHKD, self.goal_BKD, self.head)
+        return total_BNH

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from planners import CEM, ActionBox
+from planners import CEM, ActionBox, WarmStart
 from planners.cem import fit_elites
 
 BOX = ActionBox.from_bounds(torch.tensor([-1.0]), torch.tensor([1.0]))
@@ -47,7 +47,7 @@ def test_min_std_and_warm_std_are_in_units_of_the_box() -> None:
         drawn.append(action_BNHA.flatten())
         return cost(action_BNHA)
 
-    plan = planner.plan(watch, NOISE, box, torch.full((1, 1, 1), 1.0))
+    plan = planner.plan(watch, NOISE, box, WarmStart(torch.full((1, 1, 1), 1.0)))
     assert drawn[0].tolist() == pytest.approx([1, 2, 0, 7]), "1 + 0.5 x 4 x noise"
     # The one elite is 0 (cost 0.16): std 0 is lifted to 0.3 x 4 = 1.2.
     assert drawn[1].tolist() == pytest.approx([0, 1.2, -1.2, 2.4])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from toys import TOYS, Toy
 
-from planners import PLANNERS, ActionBox, CostFn, Plan, PlannerConfig, noise_table, shift
+from planners import PLANNERS, ActionBox, CostFn, Plan, PlannerConfig, WarmStart, noise_table
 
 ROWS = list(range(8))
 planner_names = pytest.mark.parametrize("name", PLANNERS)
@@ -25,12 +25,22 @@ def noise_for(planner: PlannerConfig, rows: list[int], seed: int = 0) -> Tensor:
 
 
 def solve(planner: PlannerConfig, toy: Toy, rows: list[int], seed: int = 0, warm: Tensor | None = None) -> Plan:
-    return planner.plan(toy.cost(rows), noise_for(planner, rows, seed), toy.box, warm)
+    start = None if warm is None else WarmStart(warm)
+    return planner.plan(toy.cost(rows), noise_for(planner, rows, seed), toy.box, start)
+
+
+def tensors(plan: Plan) -> dict[str, Tensor]:
+    return {f.name: value for f in fields(Plan) if (value := getattr(plan, f.name)) is not None}
+
+
+def problems(plan: Plan, rows: list[int]) -> Plan:
+    return Plan(**{name: value[rows] for name, value in tensors(plan).items()})
 
 
 def assert_same(one: Plan, other: Plan) -> None:
-    for field in fields(Plan):
-        assert torch.equal(getattr(one, field.name), getattr(other, field.name)), field.name
+    assert tensors(one).keys() == tensors(other).keys()
+    for name, value in tensors(one).items():
+        assert torch.equal(value, tensors(other)[name]), name
 
 
 def failing(cost_fn: CostFn, rows: list[int]) -> CostFn:
@@ -78,7 +88,7 @@ def test_candidates_are_clipped_to_the_box(name: str) -> None:
         return toy.cost(ROWS)(action_BNHA)
 
     planner = make(name, toy)
-    planner.plan(cost, noise_for(planner, ROWS), toy.box, torch.full((8, toy.horizon, 2), 5.0))
+    planner.plan(cost, noise_for(planner, ROWS), toy.box, WarmStart(torch.full((8, toy.horizon, 2), 5.0)))
     assert all(((action >= toy.box.low_A) & (action <= toy.box.high_A)).all() for action in seen)
     assert (seen[0] == toy.box.high_A).float().mean() > 0.1, "clipped candidates lie on the bound"
 
@@ -149,7 +159,7 @@ def test_problem_is_planned_the_same_alone_and_in_a_batch(name: str, toy_name: s
     together = solve(planner, toy, rows, warm=warm)
     for row in (0, 17, 49):
         alone = solve(planner, toy, [row], warm=warm[row : row + 1])
-        assert_same(alone, Plan(*(getattr(together, field.name)[row : row + 1] for field in fields(Plan))))
+        assert_same(alone, problems(together, [row]))
 
 
 @planner_names
@@ -158,12 +168,12 @@ def test_failing_problem_stays_put_and_leaves_the_others_alone(name: str, execut
     toy, rows = TOYS["point mass"], list(range(50))
     planner = PLANNERS[name](horizon=toy.horizon, candidates=64, iterations=4, execute=execute, keep_mean=False)
     noise, good = noise_for(planner, rows), [row for row in rows if row not in (3, 20)]
-    warm = torch.full((50, toy.horizon, 2), 1.5)
+    warm = WarmStart(torch.full((50, toy.horizon, 2), 1.5))
     clean = planner.plan(toy.cost(rows), noise, toy.box, warm)
     plan = planner.plan(failing(toy.cost(rows), [3, 20]), noise, toy.box, warm)
-    assert_same(*(Plan(*(getattr(p, field.name)[good] for field in fields(Plan))) for p in (plan, clean)))
+    assert_same(problems(plan, good), problems(clean, good))
     assert torch.equal(plan.action_BHA[[3, 20]], torch.ones(2, toy.horizon, 2)), "the warm start, clipped to the box"
-    assert torch.equal(plan.mean_BHA[[3, 20]], warm[[3, 20]])
+    assert torch.equal(plan.mean_BHA[[3, 20]], warm.mean_BHA[[3, 20]])
     assert plan.cost_B[[3, 20]].isposinf().all()
     assert (plan.spread_BI[3] == plan.spread_BI[3, 0]).all(), "the search does not narrow where nothing was learned"
 
@@ -244,7 +254,7 @@ def test_shifted_warm_start_helps(name: str) -> None:
 
     small = make(name, toy, 64, 1)
     noise = noise_for(small, ROWS, seed=1)
-    warm = small.plan(cost, noise, toy.box, shift(first.mean_BHA, 1, toy.box))
+    warm = small.plan(cost, noise, toy.box, first.warm_start(1, toy.box))
     cold = small.plan(cost, noise, toy.box)
     assert warm.cost_B.mean() < 0.5 * cold.cost_B.mean()
     assert warm.spread_BI[0, 0] < cold.spread_BI[0, 0], "a warm search starts narrower"
@@ -267,13 +277,13 @@ def test_runs_without_gradients_and_leaves_its_inputs_alone(name: str) -> None:
     toy = TOYS["point mass"]
     planner = make(name, toy, 64, 3)
     weight = torch.ones((), requires_grad=True)
-    noise, warm = noise_for(planner, ROWS), torch.full((8, 4, 2), 0.2)
-    before = noise.clone(), warm.clone()
+    noise, warm = noise_for(planner, ROWS), WarmStart(torch.full((8, 4, 2), 0.2))
+    before = noise.clone(), warm.mean_BHA.clone()
     plan = planner.plan(lambda a: weight * toy.cost(ROWS)(a), noise, toy.box, warm)
     assert not plan.cost_B.requires_grad
     assert not plan.action_BHA.requires_grad
     assert torch.equal(noise, before[0])
-    assert torch.equal(warm, before[1])
+    assert torch.equal(warm.mean_BHA, before[1])
     with torch.inference_mode():
         assert_same(plan, planner.plan(toy.cost(ROWS), noise, toy.box, warm))
 
@@ -294,7 +304,9 @@ def test_never_reads_a_tensor_back(name: str, execute: str) -> None:
     """The meta device has shapes but no data: a host sync (item, bool of a tensor) would raise there."""
     planner = PLANNERS[name](horizon=3, candidates=64, iterations=2, execute=execute)
     noise = torch.empty(4, 2, 64, 3, 2, device="meta")
-    plan = planner.plan(lambda a: a.square().sum((2, 3)), noise, TOYS["point mass"].box, torch.zeros(4, 3, 2))
+    plan = planner.plan(
+        lambda a: a.square().sum((2, 3)), noise, TOYS["point mass"].box, WarmStart(torch.zeros(4, 3, 2))
+    )
     assert plan.action_BHA.device.type == "meta"
     assert plan.action_BHA.shape == (4, 3, 2)
     assert plan.spread_BI.shape == (4, 2)
@@ -328,8 +340,8 @@ def test_noise_and_warm_start_of_the_wrong_shape_are_refused(name: str) -> None:
     cost_fn, noise = toy.cost(ROWS), noise_for(planner, ROWS)
     with pytest.raises(ValueError, match=r"noise has shape \(8, 2, 64, 4, 2\).*\(B, 3, 64, 4, 2\).*noise_table"):
         planner.plan(cost_fn, noise[:, :2], toy.box)
-    with pytest.raises(ValueError, match=r"warm start has shape \(8, 3, 2\).*\(8, 4, 2\).*shift"):
-        planner.plan(cost_fn, noise, toy.box, torch.zeros(8, 3, 2))
+    with pytest.raises(ValueError, match=r"warm start's mean has shape \(8, 3, 2\).*\(8, 4, 2\).*Plan.warm_start"):
+        planner.plan(cost_fn, noise, toy.box, WarmStart(torch.zeros(8, 3, 2)))
 
 
 @planner_names

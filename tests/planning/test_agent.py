@@ -15,7 +15,7 @@ from lewm.nets.predictors import MLPConfig, RotaryConfig
 from lewm.planning.agent import DEFAULT_PLANNERS, Agent, action_box
 from lewm.planning.costs import CostConfig
 from lewm.planning.policy import AgentPolicy, Start
-from planners import CEM, MPPI, Planner, shift
+from planners import CEM, MPPI, Planner, WarmStart, shift
 
 SMALL = CEM(candidates=8, iterations=2, elites=3, horizon=3)
 L2 = CostConfig({"latent_l2": 1.0})
@@ -239,7 +239,7 @@ def test_a_caller_may_reuse_its_buffers() -> None:
 def test_the_warm_start_is_the_shifted_mean(monkeypatch: pytest.MonkeyPatch) -> None:
     warm_starts, plan = [], CEM.plan
 
-    def watch(self: CEM, cost_fn: object, noise: object, box: object, warm: torch.Tensor | None = None) -> object:
+    def watch(self: CEM, cost_fn: object, noise: object, box: object, warm: WarmStart | None = None) -> object:
         warm_starts.append(warm)
         return plan(self, cost_fn, noise, box, warm)
 
@@ -253,7 +253,8 @@ def test_the_warm_start_is_the_shifted_mean(monkeypatch: pytest.MonkeyPatch) -> 
         means.append(agent.last.plan.mean_BHA)
     assert len(warm_starts) == 3 and warm_starts[0] is None
     for i in (1, 2):
-        torch.testing.assert_close(warm_starts[i], shift(means[4 * i - 1], 2, agent.box))
+        assert warm_starts[i] is not None
+        torch.testing.assert_close(warm_starts[i].mean_BHA, shift(means[4 * i - 1], 2, agent.box))
     agent.reset(pictures(2))
     agent.act(pictures(2))
     assert warm_starts[-1] is None

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from toy_models import toy_head, toy_model
 
-from lewm.planning.costs import DISTANCES, CostConfig, Situation, goal_cost
+from lewm.planning.costs import DISTANCES, CostConfig, GoalCost, Situation
 
 
 class Adder:
@@ -42,7 +42,7 @@ ACTION = torch.tensor([[[[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]], [[0.0, 2.0], [0.0,
     ],
 )
 def test_reductions_by_hand(terms: dict[str, float], reduce: str, expected: list[float]) -> None:
-    cost = goal_cost(Adder(), Manhattan(), CostConfig(terms, reduce), SITUATION, GOAL)(ACTION)
+    cost = GoalCost(Adder(), Manhattan(), CostConfig(terms, reduce), SITUATION, GOAL)(ACTION)
     torch.testing.assert_close(cost, torch.tensor([expected]))
 
 
@@ -55,10 +55,10 @@ def test_every_distance_gives_a_finite_cost_per_problem_and_candidate(name: str,
     goal = torch.randn(3, 1, 4, generator=generator)
     action = torch.randn(3, 5, 2, model.action_dim, generator=generator)
     head = toy_head(model)
-    cost = goal_cost(model, head, CostConfig({name: 1.0}, reduce), situation, goal)(action)
+    cost = GoalCost(model, head, CostConfig({name: 1.0}, reduce), situation, goal)(action)
     assert cost.shape == (3, 5) and cost.isfinite().all()
     alone = Situation(situation.latent_BTKD[1:2], situation.past_BTA[1:2])
-    one = goal_cost(model, head, CostConfig({name: 1.0}, reduce), alone, goal[1:2])(action[1:2])
+    one = GoalCost(model, head, CostConfig({name: 1.0}, reduce), alone, goal[1:2])(action[1:2])
     torch.testing.assert_close(one, cost[1:2])
 
 
@@ -69,13 +69,13 @@ def test_a_cost_is_lowest_at_the_goal_itself() -> None:
 
 
 def test_cost_to_go_without_a_head_says_how_to_get_one() -> None:
-    cost = goal_cost(Adder(), None, CostConfig(), SITUATION, GOAL)
+    cost = GoalCost(Adder(), None, CostConfig(), SITUATION, GOAL)
     with pytest.raises(ValueError, match=r"no cost-to-go head; fit one with `lewm train --cost-to-go-only`"):
         cost(ACTION)
 
 
 def test_terms_are_checked() -> None:
-    with pytest.raises(ValueError, match=r"no distance is called 'l2'; there are latent_l2, cost_to_go"):
+    with pytest.raises(ValueError, match=r"no distance is called 'l2'; there are latent_l2, latent_l1, cosine, cost_to_go"):
         CostConfig({"l2": 1.0})
     with pytest.raises(ValueError, match=r"cost\.terms is empty"):
         CostConfig({})
