@@ -68,6 +68,8 @@ class ActionBox:
     """Scale of the initial search distribution; planners state every std in units of it."""
     choices_A: tuple[int, ...] | None = None
     """Number of values of each entry where actions are discrete: 0, 1, ... choices - 1. None: continuous."""
+    steps: int = 1
+    """Environment steps in a block: its A entries are this many raw actions, one after the other."""
 
     def __post_init__(self) -> None:
         shapes = {name: tuple(getattr(self, name).shape) for name in ("low_A", "high_A", "mean_A", "std_A")}
@@ -79,6 +81,10 @@ class ActionBox:
             raise ValueError(f"mean_A {self.mean_A.tolist()} must be finite; for an open box state a centre yourself")
         if not (self.std_A.isfinite() & (self.std_A > 0)).all():
             raise ValueError(f"std_A {self.std_A.tolist()} must be finite and positive in every entry")
+        if self.steps < 1 or len(self.low_A) % self.steps:
+            raise ValueError(
+                f"steps is {self.steps}; a block of {len(self.low_A)} entries must be that many raw actions of one length"
+            )
         if self.choices_A is not None and (len(self.choices_A) != len(self.low_A) or min(self.choices_A) < 2):
             raise ValueError(
                 f"choices_A is {self.choices_A}; a discrete box needs a number of choices, 2 or more, for each of its "
@@ -86,22 +92,22 @@ class ActionBox:
             )
 
     @classmethod
-    def from_bounds(cls, low_A: Tensor, high_A: Tensor) -> Self:
+    def from_bounds(cls, low_A: Tensor, high_A: Tensor, steps: int = 1) -> Self:
         """A box searched from its centre with half its range as scale. Raises ValueError for open bounds."""
         if low_A.shape != high_A.shape:
             raise ValueError(f"low_A has shape {tuple(low_A.shape)}, high_A {tuple(high_A.shape)}; they must be equal")
-        return cls(low_A, high_A, (low_A + high_A) / 2, (high_A - low_A) / 2)
+        return cls(low_A, high_A, (low_A + high_A) / 2, (high_A - low_A) / 2, None, steps)
 
     @classmethod
-    def discrete(cls, choices_A: tuple[int, ...]) -> Self:
+    def discrete(cls, choices_A: tuple[int, ...], steps: int = 1) -> Self:
         """The box of discrete actions: entry a takes the values 0, 1, ... choices_A[a] - 1."""
         high_A = torch.tensor(choices_A, dtype=torch.float32) - 1
-        return cls(torch.zeros_like(high_A), high_A, high_A / 2, high_A / 2, tuple(choices_A))
+        return cls(torch.zeros_like(high_A), high_A, high_A / 2, high_A / 2, tuple(choices_A), steps)
 
     def to(self, device: torch.device | str) -> Self:
         """The same box on another device."""
         low_A, high_A = self.low_A.to(device), self.high_A.to(device)
-        return type(self)(low_A, high_A, self.mean_A.to(device), self.std_A.to(device), self.choices_A)
+        return type(self)(low_A, high_A, self.mean_A.to(device), self.std_A.to(device), self.choices_A, self.steps)
 
 
 @dataclass(frozen=True)

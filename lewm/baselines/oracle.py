@@ -43,7 +43,8 @@ class OraclePolicy:
         self.starts, self.step = list(starts), 0
         self.warm: dict[int, WarmStart] = {}
         space, skip = starts[0].task.action_space, self.config.frame_skip
-        self.box = ActionBox.from_bounds(torch.tensor(space.low).repeat(skip), torch.tensor(space.high).repeat(skip))
+        low_A, high_A = torch.tensor(space.low).repeat(skip), torch.tensor(space.high).repeat(skip)
+        self.box = ActionBox.from_bounds(low_A, high_A, skip)
         self.queue = np.zeros((len(starts), skip, space.shape[0]), np.float32)
 
     def act(self, pixels: np.ndarray | None, active: np.ndarray) -> np.ndarray:

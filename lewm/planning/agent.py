@@ -48,7 +48,7 @@ def action_box(model: WorldModel) -> ActionBox:
     facts, skip = model.facts, model.config.frame_skip
     low, high = torch.tensor(facts.action_low).repeat(skip), torch.tensor(facts.action_high).repeat(skip)
     mean, std = torch.tensor(facts.action_mean).repeat(skip), torch.tensor(facts.action_std).repeat(skip)
-    return ActionBox(low, high, mean, std.clamp(min=1e-3)).to(model.device)
+    return ActionBox(low, high, mean, std.clamp(min=1e-3), steps=skip).to(model.device)
 
 
 def as_frames(pixels: np.ndarray, size: int, what: str) -> np.ndarray:
