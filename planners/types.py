@@ -83,7 +83,7 @@ class ActionBox:
             raise ValueError(f"std_A {self.std_A.tolist()} must be finite and positive in every entry")
         if self.steps < 1 or len(self.low_A) % self.steps:
             raise ValueError(
-                f"steps is {self.steps}; a block of {len(self.low_A)} entries must be that many raw actions of one length"
+                f"steps is {self.steps}; a block of {len(self.low_A)} entries must be that many raw actions"
             )
         if self.choices_A is not None and (len(self.choices_A) != len(self.low_A) or min(self.choices_A) < 2):
             raise ValueError(
