@@ -8,9 +8,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from lewm import __version__, commands
+from lewm import __version__, commands, commands_bench
+from lewm.cli_shared import add_device, add_json, add_run
 
 EPILOG = """\
 a first session:
@@ -21,59 +21,6 @@ a first session:
   lewm evaluate two_room --data runs/a/data --checkpoint runs/a/checkpoint --out runs/a
   lewm plan --checkpoint runs/a/checkpoint --goal goal.png
 """
-
-
-def add_run(parser: argparse.ArgumentParser, optional: bool = False) -> None:
-    """The configuration argument; overrides such as --train.steps 500 may follow it."""
-    parser.add_argument(
-        "config",
-        nargs="?" if optional else None,
-        default="two_room" if optional else None,
-        help="a YAML file or the name of a shipped run (two_room, reacher, ...)"
-        + (", default two_room" if optional else ""),
-    )
-    parser.add_argument("--print-config", action="store_true", help="print the resolved run and stop")
-    parser.add_argument("--keys", action="store_true", help="list every key that can be overridden and stop")
-
-
-def add_device(parser: argparse.ArgumentParser) -> None:
-    """Where torch computes."""
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda, cuda:1 (default auto: CUDA where there is one)"
-    )
-
-
-def add_json(parser: argparse.ArgumentParser) -> None:
-    """A copy of what was measured."""
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to FILE")
-
-
-def add_bench_plan(whats: Any) -> None:
-    """`lewm bench plan`."""
-    text = (
-        "Milliseconds per plan over planners, budgets and batch sizes, for a checkpoint or for fresh weights of a run."
-    )
-    sub = whats.add_parser("plan", help="milliseconds per plan", description=text)
-    sub.add_argument("--checkpoint", type=Path, help="a trained model")
-    sub.add_argument("--config", default="two_room", help="without a checkpoint: fresh weights of this run's model")
-    sub.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
-    sub.add_argument("--plans", type=int, default=30, help="plans per row after warm-up (default 30)")
-    add_device(sub)
-    add_json(sub)
-
-
-def add_bench_objectives(whats: Any) -> None:
-    """`lewm bench objectives`."""
-    text = (
-        "Forward and backward milliseconds and peak memory of every objective on random latents, as the batch, the "
-        "latent width and the slices grow; SIGReg beside its formula written out."
-    )
-    sub = whats.add_parser("objectives", help="time and memory of every objective", description=text)
-    sub.add_argument("--threads", type=int, default=2, help="torch threads (default 2)")
-    sub.add_argument("--repeats", type=int, default=7, help="timed steps per row (default 7)")
-    sub.add_argument("--quick", action="store_true", help="small sizes only: seconds instead of about two minutes")
-    add_device(sub)
-    add_json(sub)
 
 
 def cpu_count() -> int:
@@ -187,13 +134,6 @@ def add_report(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--markdown", action="store_true", help="print the table as Markdown instead")
 
 
-def add_bench(sub: argparse.ArgumentParser) -> None:
-    """Speed."""
-    whats = sub.add_subparsers(dest="what", metavar="what", required=True)
-    add_bench_plan(whats)
-    add_bench_objectives(whats)
-
-
 def add_compare(sub: argparse.ArgumentParser) -> None:
     """Objectives side by side."""
     sub.add_argument("what", choices=["objectives"], help="objectives: every way to prevent collapse")
@@ -243,10 +183,10 @@ COMMANDS: tuple[tuple[Callable[[argparse.Namespace], None], Parser, str, str], .
     ),
     (commands.report, add_report, "write the HTML report again", "Rebuild report.html from a run's saved files."),
     (
-        commands.bench,
-        add_bench,
-        "speed of planning and of the objectives",
-        "Measure time and memory, never success. Both benchmarks print a table; --json FILE also writes the rows.",
+        commands_bench.bench,
+        commands_bench.add_bench,
+        "speed: of a plan, of every objective, success against milliseconds",
+        "Side by side, alternating, with threads pinned and stated. Each prints a table; --json FILE writes the rows.",
     ),
     (
         commands.compare,

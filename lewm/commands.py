@@ -159,24 +159,6 @@ def plan(args: argparse.Namespace) -> None:
     print(run_episode(config, args.out))
 
 
-def bench(args: argparse.Namespace) -> None:
-    """Measure the speed of planning, or the time and memory of the objectives."""
-    if args.what == "objectives":
-        from lewm.bench import objectives
-        from lewm.pipeline import pick_device
-
-        grid = objectives.QUICK if args.quick else objectives.FULL
-        steps = objectives.bench_objectives(grid, args.threads, args.repeats, pick_device(args.device))
-        write_rows(args.json, steps)
-        print(objectives.table(steps))
-        return
-    from lewm.bench.plan import bench_plan, table
-
-    rows = bench_plan(args.checkpoint, args.config, args.threads, args.plans, args.device)
-    write_rows(args.json, rows)
-    print(table(rows))
-
-
 def compare(args: argparse.Namespace) -> None:
     """Train every objective on the same recordings."""
     from lewm import config

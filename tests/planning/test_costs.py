@@ -1,15 +1,24 @@
 """Goal costs by hand: a world whose latent is the running sum of its actions."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
-from toy_models import toy_head, toy_model
+from toy_models import FACTS, toy_head, toy_model
 
+from lewm.nets.predictors import MLPConfig, PredictorConfig
 from lewm.planning.costs import DISTANCES, CostConfig, GoalCost, Situation
 
 
 class Adder:
     """latent after block h = latent now + the sum of actions up to h; K = 1, D = A = 2."""
+
+    facts = FACTS
+    action_dim = 2
+
+    def scale_action(self, action: Tensor) -> Tensor:
+        return 2 * action
 
     def rollout(self, latent_BTKD: Tensor, past_BTA: Tensor, action_BNHA: Tensor) -> Tensor:
         return latent_BTKD[:, None, -1:] + action_BNHA.cumsum(2)[:, :, :, None]
@@ -37,13 +46,60 @@ ACTION = torch.tensor([[[[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]], [[0.0, 2.0], [0.0,
         ({"cost_to_go": 1.0}, "terminal", [1.0, 4.0]),
         ({"cost_to_go": 1.0}, "sum", [2 / 3, 4.0]),
         ({"cost_to_go": 1.0}, "min", [0.0, 4.0]),
+        ({"latent_l1": 1.0}, "terminal", [0.5, 2.0]),
+        ({"latent_l1": 1.0}, "sum", [1 / 3, 2.0]),
+        ({"cosine": 1.0}, "terminal", [0.0, 1 - 5 / 29**0.5]),
+        ({"cosine": 1.0}, "min", [0.0, 1 - 5 / 29**0.5]),
+        ({"cost_to_go": 1.0}, "discounted", [(1 + 0.25 * 1) / 1.75, 4.0]),
         ({"cost_to_go": 2.0, "latent_l2": 0.5}, "terminal", [2.25, 10.0]),
         ({"cost_to_go": 2.0, "latent_l2": 0.5}, "sum", [2 * 2 / 3 + 0.5 / 3, 10.0]),
     ],
 )
 def test_reductions_by_hand(terms: dict[str, float], reduce: str, expected: list[float]) -> None:
-    cost = GoalCost(Adder(), Manhattan(), CostConfig(terms, reduce), SITUATION, GOAL)(ACTION)
+    cost = GoalCost(Adder(), Manhattan(), CostConfig(terms, reduce, discount=0.5), SITUATION, GOAL)(ACTION)
     torch.testing.assert_close(cost, torch.tensor([expected]))
+
+
+def test_the_action_penalty_is_the_mean_square_of_scaled_actions() -> None:
+    """Adder scales by 2, so the candidates' squares are 12 and 80 over six entries."""
+    plain, with_penalty = (
+        GoalCost(Adder(), Manhattan(), CostConfig(action_penalty=weight), SITUATION, GOAL)(ACTION)
+        for weight in (0.0, 0.3)
+    )
+    torch.testing.assert_close(with_penalty - plain, 0.3 * torch.tensor([[12 / 6, 80 / 6]]))
+
+
+def test_a_limit_on_the_change_of_the_action() -> None:
+    """Two blocks of two raw actions of two entries: (0, 0), (0.5, 0.5), (1, 0), (0, 0), scaled by 2."""
+    action = torch.tensor([[[[0.0, 0.0, 0.5, 0.5], [1.0, 0.0, 0.0, 0.0]]]])
+    cost = GoalCost(Adder(), Manhattan(), CostConfig(max_change=1.0), SITUATION, GOAL)
+    torch.testing.assert_close(cost.violation(action), torch.tensor([[[0.0, 0.0, 0.0, 0.0, 1.0, -1.0]]]))
+    with pytest.raises(ValueError, match=r"keeps limits, but the cost has none: set cost\.max_change"):
+        GoalCost(Adder(), Manhattan(), CostConfig(), SITUATION, GOAL).violation(action)
+
+
+@pytest.mark.parametrize("predictor", [MLPConfig(width=16), replace(SHORT, context=8), SHORT])
+@pytest.mark.parametrize("seen", [1, 2])
+def test_following_the_rolled_out_states_gives_the_rollout(predictor: PredictorConfig, seen: int) -> None:
+    """Predicting each block from the states the rollout itself visited repeats the rollout, sliding window included."""
+    model = toy_model(predictor)
+    seen = min(seen, model.context)
+    generator = torch.Generator().manual_seed(0)
+    latent, past = torch.randn(3, seen, 1, 4, generator=generator), torch.randn(3, seen - 1, 4, generator=generator)
+    cost = GoalCost(model, None, CostConfig({"latent_l2": 1.0}), Situation(latent, past), latent[:, 0])
+    action = torch.randn(3, 5, 4, model.action_dim, generator=generator)
+    rolled_BNHS = model.rollout(latent, past, action).flatten(3)
+    before_BNHS = torch.cat([torch.full_like(rolled_BNHS[:, :, :1], torch.nan), rolled_BNHS[:, :, :-1]], 2)
+    torch.testing.assert_close(cost.follow(before_BNHS, action), rolled_BNHS, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(cost.distance(rolled_BNHS).mean(-1), cost(action), atol=1e-6, rtol=1e-4)
+
+
+def test_a_cost_can_be_differentiated_by_the_actions() -> None:
+    model = toy_model()
+    situation = Situation(torch.randn(2, 1, 1, 4, generator=torch.Generator().manual_seed(0)), torch.zeros(2, 0, 4))
+    action = torch.zeros(2, 3, 2, model.action_dim, requires_grad=True)
+    GoalCost(model, toy_head(model), CostConfig(), situation, situation.latent_BTKD[:, 0] + 1)(action).sum().backward()
+    assert action.grad is not None and (action.grad != 0).any(-1).all()
 
 
 @pytest.mark.parametrize("name", DISTANCES)
@@ -79,8 +135,12 @@ def test_terms_are_checked() -> None:
         CostConfig({"l2": 1.0})
     with pytest.raises(ValueError, match=r"cost\.terms is empty"):
         CostConfig({})
+    for field, value in {"discount": 0.0, "action_penalty": -1.0, "max_change": 0.0}.items():
+        with pytest.raises(ValueError, match=rf"cost\.{field} is {value}; it must be"):
+            CostConfig(**{field: value})
 
 
 def test_labels() -> None:
     assert CostConfig().label == "cost_to_go (sum)"
+    assert CostConfig(reduce="discounted", action_penalty=0.1).label == "cost_to_go + 0.1 action (discounted 0.9)"
     assert CostConfig({"cost_to_go": 1.0, "latent_l2": 0.3}, "min").label == "cost_to_go + 0.3 latent_l2 (min)"

@@ -1,0 +1,180 @@
+"""Success against milliseconds: every planner x cost over a ladder of budgets, on the same start and goal pairs."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from lewm.checkpoint import Checkpoint
+from lewm.config import RunConfig
+from lewm.evaluate.evaluate import Evaluated, evaluate
+from lewm.evaluate.manifest import Manifest
+from lewm.evaluate.methods import PlanConfig
+from lewm.evaluate.results import ResultRow
+from lewm.evaluate.statistics import mcnemar
+from lewm.planning.costs import CostConfig
+from planners import CEM, PLANNERS, PlannerConfig
+
+LADDER = ((8, 1), (16, 2), (32, 3), (64, 4), (128, 8))
+"""Candidates and iterations."""
+
+REFERENCE = PlanConfig(
+    name="reference",
+    planner=CEM(candidates=300, iterations=30, elites=30, horizon=5),
+    cost=CostConfig({"latent_l2": 1.0}, "terminal"),
+    replan_every=5,
+)
+"""The literature's protocol: latent L2 to the last imagined frame, five blocks executed open loop."""
+
+SIGNIFICANT = 0.05
+MARKERS = "osD^vP*X<>hd"
+
+
+@dataclass(frozen=True)
+class FrontRow(ResultRow):
+    """One point of the front, beside the literature's protocol on the same pairs."""
+
+    reference_successes: int
+    """Successes of the reference."""
+    p_value: float
+    """Exact two-sided McNemar test against the reference."""
+    cheaper: float
+    """Milliseconds per plan of the reference over those of this row (medians)."""
+
+    @property
+    def as_good(self) -> bool:
+        """Whether it succeeds at least as often as the reference, or the difference may be chance."""
+        return self.successes >= self.reference_successes or self.p_value >= SIGNIFICANT
+
+
+def planner_at(name: str, candidates: int, iterations: int, horizon: int, execute: str) -> PlannerConfig:
+    """A planner of `PLANNERS` at a budget; a fifth of the candidates are elites, where it has any."""
+    offered = {field.name for field in fields(PLANNERS[name])}
+    options: dict[str, Any] = {"candidates": candidates, "iterations": iterations, "horizon": horizon}
+    options |= {"elites": max(2, candidates // 5), "execute": execute}
+    return PLANNERS[name](**{key: value for key, value in options.items() if key in offered})
+
+
+def front_methods(
+    run: RunConfig, planners: Sequence[str], ladder: Sequence[tuple[int, int]] = LADDER
+) -> tuple[PlanConfig, ...]:
+    """The reference, and every planner at every budget with each cost that the run replans with at every block."""
+    methods = [REFERENCE]
+    for base in run.evaluate.methods:
+        if not isinstance(base, PlanConfig) or base.replan_every != 1:
+            continue
+        execute = getattr(base.planner, "execute", "mean")
+        for name in planners:
+            for candidates, iterations in ladder:
+                planner = planner_at(name, candidates, iterations, base.planner.horizon, execute)
+                label = f"{base.name}.{name}.{candidates}x{iterations}"
+                methods.append(replace(base, name=label, planner=planner))
+    if len(methods) == 1:
+        raise ValueError("the run has no method that replans at every block; add one to evaluate.methods")
+    return tuple(methods)
+
+
+def continuous_planners() -> list[str]:
+    """Planners that need nothing but a cost of continuous actions, its gradient or its states."""
+    return [name for name, planner in PLANNERS.items() if not {"choices", "violation"} & set(planner.needs)]
+
+
+def bench_front(
+    run: RunConfig, manifests: Sequence[Manifest], checkpoint: Checkpoint, out: Path, planners: Sequence[str]
+) -> list[FrontRow]:
+    """Evaluate the whole front; outcomes are logged in `out` and a second call continues."""
+    config = replace(run.evaluate, methods=front_methods(run, planners))
+    return front_rows(evaluate(config, manifests, checkpoint, out))
+
+
+def front_rows(evaluated: Sequence[Evaluated]) -> list[FrontRow]:
+    """Each evaluated method beside the reference on the same goals."""
+    references = {e.row.goals: e for e in evaluated if e.method == REFERENCE}
+    rows = []
+    for each in evaluated:
+        reference = references[each.row.goals]
+        p_value = mcnemar([o.success for o in each.outcomes], [o.success for o in reference.outcomes])
+        cheaper = reference.row.plan_ms_p50 / each.row.plan_ms_p50
+        rows.append(
+            FrontRow(**asdict(each.row), reference_successes=reference.row.successes, p_value=p_value, cheaper=cheaper)
+        )
+    return rows
+
+
+def best_rows(rows: Sequence[FrontRow]) -> dict[str, FrontRow]:
+    """Per goal set, the planning row of least median time that is as good as the reference."""
+    best: dict[str, FrontRow] = {}
+    for row in rows:
+        contends = row.candidates and row.as_good and row.method not in (REFERENCE.name, "oracle")
+        if contends and (row.goals not in best or row.plan_ms_p50 < best[row.goals].plan_ms_p50):
+            best[row.goals] = row
+    return best
+
+
+def front_table(rows: Sequence[FrontRow]) -> str:
+    """Every row that no other row beats in both success and time, from the cheapest up, and the reference."""
+    lines = []
+    for goals in dict.fromkeys(row.goals for row in rows):
+        ours = [r for r in rows if r.goals == goals and r.method not in ("random", "oracle")]
+        lines += [
+            goals,
+            f"  {'method':<44} {'success':>8} {'95 % interval':>14} {'ms p50':>8} {'p95':>8} {'cheaper':>8}",
+        ]
+        for row in sorted(ours, key=lambda r: r.plan_ms_p50):
+            beaten = any(o.successes >= row.successes and o.plan_ms_p50 < row.plan_ms_p50 for o in ours)
+            if beaten and row.method != "reference":
+                continue
+            interval = f"{100 * row.low:.1f} - {100 * row.high:.1f}"
+            lines.append(
+                f"  {row.method:<44} {100 * row.success:>6.1f} % {interval:>14} {row.plan_ms_p50:>8.2f} "
+                f"{row.plan_ms_p95:>8.2f} {row.cheaper:>7.0f}x"
+            )
+    for goals, row in best_rows(rows).items():
+        lines.append(
+            f"{goals}: {row.method} succeeds on {row.successes} of {row.n}, the reference on {row.reference_successes} "
+            f"(McNemar p {row.p_value:.2g}), {row.cheaper:.0f} times cheaper per plan"
+        )
+    lines.append(f"{rows[0].threads} torch thread(s), {rows[0].hardware}, torch {rows[0].torch}; encoder included")
+    return "\n".join(lines)
+
+
+def plot_front(rows: Sequence[FrontRow], path: Path) -> None:
+    """Success against milliseconds per plan, one panel per goal set: colour is the cost, the marker the planner."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    goals = list(dict.fromkeys(row.goals for row in rows))
+    figure = Figure(figsize=(5.4 * len(goals), 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    drawn = [row for row in rows if row.method not in ("random", "oracle")]
+    costs = [cost for cost in dict.fromkeys(row.cost for row in drawn)]
+    names = list(dict.fromkeys(row.planner for row in drawn))
+    for column, goal in enumerate(goals):
+        axes = figure.add_subplot(1, len(goals), column + 1)
+        for row in (r for r in drawn if r.goals == goal):
+            reference = row.method == "reference"
+            axes.errorbar(
+                row.plan_ms_p50,
+                100 * row.success,
+                [[100 * max(0, row.success - row.low)], [100 * max(0, row.high - row.success)]],
+                fmt=MARKERS[names.index(row.planner) % len(MARKERS)],
+                color="black" if reference else f"C{costs.index(row.cost)}",
+                markersize=9 if reference else 5,
+                elinewidth=0.5,
+                alpha=0.85,
+            )
+        for name, style in (("random", ":"), ("oracle", "--")):
+            for row in (r for r in rows if r.goals == goal and r.method == name):
+                axes.axhline(100 * row.success, color="grey", linestyle=style, linewidth=0.8)
+        axes.set(xscale="log", xlabel="ms per plan (median, encoder included)", ylim=(-3, 103))
+        axes.set(title=f"{rows[0].task}, {goal}", ylabel="success, %" if column == 0 else "")
+        axes.grid(alpha=0.3)
+    first = figure.axes[0]
+    for i, cost in enumerate(costs):
+        first.plot([], [], "s", color=f"C{i}", label=cost)
+    for i, name in enumerate(names):
+        first.plot([], [], MARKERS[i % len(MARKERS)], color="grey", label=name)
+    first.plot([], [], "o", color="black", markersize=9, label="CEM 300 x 30 x 5, latent L2, open loop")
+    figure.legend(loc="outside lower center", ncols=4, fontsize="small", frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
