@@ -78,6 +78,9 @@ def test_a_limit_on_the_change_of_the_action() -> None:
         GoalCost(Adder(), Manhattan(), CostConfig(), SITUATION, GOAL).violation(action)
 
 
+SHORT = RotaryConfig(context=2, width=16, layers=2, heads=2)
+
+
 @pytest.mark.parametrize("predictor", [MLPConfig(width=16), replace(SHORT, context=8), SHORT])
 @pytest.mark.parametrize("seen", [1, 2])
 def test_following_the_rolled_out_states_gives_the_rollout(predictor: PredictorConfig, seen: int) -> None:
