@@ -33,6 +33,11 @@ class ModelConfig:
         for name in ("frame_skip", "frame_stack", "stack_stride"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.encoder.link != self.predictor.link:
+            raise ValueError(
+                f"model.predictor.link is {self.predictor.link!r} and model.encoder.link is {self.encoder.link!r}; a "
+                "predicted latent has to lie where the encoded ones do: give both the same"
+            )
 
     def window(self, length: int) -> WindowSpec:
         """How to cut recordings into clips of `length` frames for this model."""

@@ -150,3 +150,8 @@ def test_statistics_of_constant_inputs_do_not_divide_by_zero() -> None:
 def test_statistics_live_in_the_facts_and_not_in_the_weights() -> None:
     keys = toy_model().state_dict().keys()
     assert not [key for key in keys if "pixel" in key or "action_mean" in key or "action_std" in key]
+
+
+def test_encoder_and_predictor_must_share_their_link() -> None:
+    with pytest.raises(ValueError, match=r"predictor\.link is 'identity' and model\.encoder\.link is 'relu'.*the same"):
+        ModelConfig(ConvConfig(link="relu"), MLPConfig())

@@ -1,9 +1,36 @@
-"""Heads that end an encoder or a predictor."""
+"""What ends an encoder or a predictor: a projector, and the link that may make its latents sparse."""
+
+from collections.abc import Callable
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lewm.nets.blocks import BatchNorm
+
+LinkName = Literal["identity", "relu", "rep_relu"]
+"""What an `encoder.link` or a `predictor.link` may be."""
+
+
+def identity(x: Tensor) -> Tensor:
+    """x itself."""
+    return x
+
+
+def rep_relu(x: Tensor) -> Tensor:
+    """ReLU with the gradient of GELU (LpWM): an entry that is zero on every sample can come back from above -0.75."""
+    smooth = F.gelu(x)
+    return F.relu(x).detach() + (smooth - smooth.detach())
+
+
+LINKS: dict[str, Callable[[Tensor], Tensor]] = {"identity": identity, "relu": F.relu, "rep_relu": rep_relu}
+"""Name to function. ReLU passes no gradient to entries below zero."""
+
+
+def check_link(name: str) -> None:
+    """Raise ValueError for a link that is not in the table."""
+    if name not in LINKS:
+        raise ValueError(f"link is {name!r}; it must be one of {', '.join(LINKS)}")
 
 
 class Projector(nn.Module):

@@ -35,7 +35,7 @@ ObjectiveConfig = (
 """What a configuration file may say, told apart by `name`."""
 
 OBJECTIVES: dict[str, Builder] = {
-    "sigreg": pure(sigreg.objective),
+    "sigreg": sigreg.SigReg,
     "vicreg": pure(vicreg.objective),
     "barlow": pure(barlow.objective),
     "whitening": Whitening,

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 class RdmRegConfig:
     """Prediction plus distribution matching by sorted slices.
 
-    A linear last layer (every encoder here has one) can follow a rectified target only approximately: its latents
-    become nearly non-negative, but no entry is exactly zero (metric `l0` stays 1). Exact zeros need a rectifying link,
-    ReLU in the forward pass, at the end of both encoder and predictor. For dense latents take `rectified=False, p=2`,
-    the dense control of LpWM: the target is then the standard Gaussian, as for SIGReg.
+    A rectified target wants a rectifying link at the end of encoder and predictor, as in the papers: set `encoder.link`
+    and `predictor.link` to `rep_relu` (or `relu`). With the link `identity`, a linear last layer, latents follow it
+    only approximately: nearly non-negative, but no entry is exactly zero (metric `l0` stays 1). For dense latents take
+    `rectified=False, p=2`, the dense control of LpWM: the target is then the standard Gaussian, as for SIGReg.
     """
 
     name: Literal["rdmreg"] = "rdmreg"

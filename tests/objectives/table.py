@@ -127,6 +127,7 @@ CASES = [
 VARIANTS = [
     Case(SigRegConfig(preset="lewm_paper", slices=32, prediction=PredictionConfig("l1", stop_gradient=True))),
     Case(SigRegConfig(pool_time=True, reference_batch=64, prediction=PredictionConfig("cosine", weight=2.0)), 4),
+    Case(SigRegConfig(unbiased=True)),
     Case(SimSiamConfig(projector=8, predictor=4), extras=True),
 ]
 """Settings beside the defaults whose arithmetic over processes is another; most rows test theirs in their own file."""

@@ -4,8 +4,6 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from pydantic import TypeAdapter
 from torch import nn
 from torch.testing import assert_close
@@ -298,16 +296,12 @@ def parallel_step(rows):
     return results
 
 
-def half_step(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    torch.save(parallel_step(slice(3 * rank, 3 * rank + 3)), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+def half_step(rank):
+    return parallel_step(slice(3 * rank, 3 * rank + 3))
 
 
-def test_two_processes_with_half_the_batch_each_equal_one_with_all_of_it(tmp_path):
-    mp.spawn(half_step, (str(tmp_path),), nprocs=2)
-    halves = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+def test_two_processes_with_half_the_batch_each_equal_one_with_all_of_it(on_two_ranks):
+    halves = on_two_ranks(half_step)
     alone = parallel_step(slice(0, 3))
     for first, second, whole, half in zip(*halves, parallel_step(slice(0, 6)), alone, strict=True):
         assert_close((first[0] + second[0]) / 2, whole[0], rtol=1e-9, atol=0)

@@ -4,8 +4,6 @@ from dataclasses import asdict
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from pydantic import TypeAdapter
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -229,18 +227,13 @@ def step(config, latent, predicted):
     return losses.total.detach(), losses.metrics, latent.grad, predicted.grad
 
 
-def half_step(rank, folder, latent, predicted):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    parts = [step(config, latent.chunk(2)[rank], predicted.chunk(2)[rank]) for config in VARIANTS]
-    torch.save(parts, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+def half_step(rank, latent, predicted):
+    return [step(config, latent.chunk(2)[rank], predicted.chunk(2)[rank]) for config in VARIANTS]
 
 
-def test_two_processes_with_half_the_batch_each_equal_one_with_all_of_it(tmp_path):
+def test_two_processes_with_half_the_batch_each_equal_one_with_all_of_it(on_two_ranks):
     latent, predicted = normal(6, 3, 2, 4), normal(6, 2, 2, 4, seed=1)
-    mp.spawn(half_step, (str(tmp_path), latent, predicted), nprocs=2)
-    halves = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    halves = on_two_ranks(half_step, latent, predicted)
     for config, first, second in zip(VARIANTS, *halves, strict=True):
         total, metrics, *grads = step(config, latent, predicted)
         assert_close((first[0] + second[0]) / 2, total, rtol=1e-9, atol=0)

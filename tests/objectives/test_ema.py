@@ -4,8 +4,6 @@ import math
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from taught import clips, imagine, learner, part, score
 from torch.testing import assert_close
 
@@ -287,17 +285,13 @@ def train_two_steps(build, batch):
     return torch.stack(losses), grads, objective.state_dict(), scored.metrics
 
 
-def half_of_two_steps(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+def half_of_two_steps(rank):
     half = part(clips(8), slice(4 * rank, 4 * rank + 4))
-    torch.save([train_two_steps(build, half) for build in METHODS], f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return [train_two_steps(build, half) for build in METHODS]
 
 
-def test_two_processes_with_half_the_batch_each_equal_one_with_all_of_it(tmp_path):
-    mp.spawn(half_of_two_steps, (str(tmp_path),), nprocs=2)
-    halves = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+def test_two_processes_with_half_the_batch_each_equal_one_with_all_of_it(on_two_ranks):
+    halves = on_two_ranks(half_of_two_steps)
     close = {"rtol": 1e-9, "atol": 1e-11}
     for build, first, second in zip(METHODS, *halves, strict=True):
         losses, grads, state, metrics = train_two_steps(build, clips(8))

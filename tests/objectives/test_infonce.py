@@ -4,8 +4,6 @@ import math
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.testing import assert_close
 from toy_models import toy_model
 
@@ -345,19 +343,15 @@ def ranked_batch(part=slice(None)):
     return Batch(batch.pixels_BTCYX[part], batch.action_BTA[part], batch.state_BTS[part], batch.index_B[part])
 
 
-def half_step(rank, folder, x_BTC):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+def half_step(rank, x_BTC):
     part = slice(3 * rank, 3 * rank + 3)
     results = [step(config, x_BTC[part], ranked_batch(part)) for config in RANKED]
-    torch.save([(losses.terms, losses.metrics, grads) for losses, grads in results], f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return [(losses.terms, losses.metrics, grads) for losses, grads in results]
 
 
-def test_two_processes_with_half_the_batch_each_equal_one_with_all_of_it(tmp_path):
+def test_two_processes_with_half_the_batch_each_equal_one_with_all_of_it(on_two_ranks):
     x_BTC = torch.randn(6, 4, 6, generator=seeded(1), dtype=torch.float64)
-    mp.spawn(half_step, (str(tmp_path), x_BTC), nprocs=2)
-    halves = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    halves = on_two_ranks(half_step, x_BTC)
     for config, *both in zip(RANKED, *halves, strict=True):
         losses, grads = step(config, x_BTC, ranked_batch())
         for terms, metrics, ranked in both:

@@ -4,8 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from table import CASES, VARIANTS, Case, train
 from taught import clips, part
 from torch.testing import assert_close
@@ -40,19 +38,14 @@ def two_steps(case: Case, batch):
     return terms, gradients, {"model": model.state_dict(), "objective": objective.state_dict()}
 
 
-def half_of_two_steps(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+def half_of_two_steps(rank):
     half = part(eight_clips(), slice(4 * rank, 4 * rank + 4))
-    torch.save({name: two_steps(case, half) for name, case in EVERY.items()}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return {name: two_steps(case, half) for name, case in EVERY.items()}
 
 
 @pytest.fixture(scope="module")
-def halves(tmp_path_factory):
-    folder = str(tmp_path_factory.mktemp("ranks"))
-    mp.spawn(half_of_two_steps, (folder,), nprocs=2)
-    return [torch.load(f"{folder}/{rank}.pt") for rank in range(2)]
+def halves(on_two_ranks):
+    return on_two_ranks(half_of_two_steps)
 
 
 @pytest.mark.parametrize("name", EVERY)

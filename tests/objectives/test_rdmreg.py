@@ -4,11 +4,10 @@ import math
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.testing import assert_close
 
 from lewm.distributed import average_gradients
+from lewm.nets.heads import LINKS
 from lewm.objectives.health import effective_rank
 from lewm.objectives.rdmreg import (
     RdmRegConfig,
@@ -44,6 +43,13 @@ def test_golden():
     distance = sliced_wasserstein(X[None], Y[None], torch.eye(4, dtype=torch.float64))
     assert distance.shape == (1, 4)
     assert distance.mean().item() == pytest.approx(0.0419459505, abs=1e-9)
+
+
+def test_golden_behind_a_rectifying_link():
+    """numpy: ((sort(max(X, 0)) - sort(max(Y, 0))) ** 2).mean(), sorted per column; half of X is positive."""
+    distance = sliced_wasserstein(LINKS["relu"](X)[None], LINKS["relu"](Y)[None], torch.eye(4, dtype=torch.float64))
+    assert distance.mean().item() == pytest.approx(0.0218205049, abs=1e-9)
+    assert sparsity(LINKS["relu"](X))[0].item() == 0.5
 
 
 def test_by_hand():
@@ -129,6 +135,49 @@ def test_the_mean_decides_the_share_of_active_entries(mu, active):
         assert metrics[key].item() == pytest.approx(active, abs=0.01)
 
 
+@pytest.mark.parametrize("p, mu", [(0.5, 0.0), (1, 0.0), (1, -1.0), (2, 0.0), (2, -0.5)])
+def test_sparsity_of_ideal_data_is_that_of_the_closed_form(p, mu):
+    """Wide samples of the target: l0 is P(x > 0), l1 tends to E[x]^2 / E[x^2]; 1 / 4 for rectified Laplace entries."""
+    active, mean, square = rectified_moments(p, mu, sigma_gn(p))
+    config = RdmRegConfig(p=p, mu=mu, slices=2)
+    metrics = score(target_samples(seeded(3), (16, 2, 1, 16_384), config), config, seed=4).metrics
+    for prefix in ("", "target_"):
+        assert metrics[prefix + "l0"].item() == pytest.approx(active, abs=0.004)
+        assert metrics[prefix + "l1"].item() == pytest.approx(mean**2 / square, rel=0.02)
+    if (p, mu) in ((1, 0.0), (2, 0.0)):
+        assert mean**2 / square == pytest.approx(1 / 4 if p == 1 else 1 / math.pi)
+
+
+def test_behind_relu_gradients_pass_through_positive_entries_only():
+    raw = torch.randn(32, 3, 1, 8, generator=seeded(), dtype=torch.float64).requires_grad_()
+    for link, below in (("relu", False), ("rep_relu", True), ("identity", True)):
+        (grad,) = torch.autograd.grad(regulariser(LINKS[link](raw), RdmRegConfig(slices=64)), raw)
+        assert (grad[raw > 0] != 0).all()
+        assert (grad[raw < 0] != 0).any() == below
+
+
+@pytest.mark.parametrize("link", ["relu", "rep_relu"])
+def test_rep_relu_brings_dead_entries_back_and_makes_them_as_sparse_as_the_target(link):
+    """12.16 % active entries for mu = -1, from none at all; behind ReLU they stay dead."""
+    config = RdmRegConfig(mu=-1.0, slices=64)
+    raw = (-0.3 + 1e-2 * torch.randn(256, 1, 1, 8, generator=seeded())).requires_grad_()
+    optimizer = torch.optim.Adam([raw], lr=0.03)
+    assert score(LINKS[link](raw).expand(-1, 2, -1, -1), config).metrics["l0"] == 0
+    for step in range(250):
+        optimizer.zero_grad()
+        latent = LINKS[link](raw)
+        losses = objective(latent.expand(-1, 2, -1, -1), (latent,), None, seeded(step), config)
+        losses.total.backward()
+        optimizer.step()
+    if link == "relu":
+        assert losses.metrics["l0"] == 0
+        return
+    assert losses.metrics["l0"].item() == pytest.approx(0.1216, abs=0.02)
+    assert effective_rank(latent.detach().flatten(0, 2)) > 0.8 * 8
+    ideal = target_samples(seeded(), (4096,), config)
+    assert latent.std().item() == pytest.approx(ideal.std().item(), rel=0.2)
+
+
 def test_sparsity_by_hand():
     l0, l1 = sparsity(torch.tensor([[1.0, -1.0, 1.0, 1.0], [0.0, 0.0, 5.0, 0.0], [0.0, 0.0, 0.0, 0.0]]))
     assert l0.item() == pytest.approx(5 / 12) and l1.item() == pytest.approx((1 + 1 / 4 + 0) / 3)
@@ -212,18 +261,14 @@ def step(config, x_BTC):
     return losses.detach(), [p.grad for p in net.parameters()]
 
 
-def half_step(rank, folder, x_BTC):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+def half_step(rank, x_BTC):
     results = [step(config, x_BTC.chunk(2)[rank]) for config in RANKED]
-    torch.save([(losses.terms, losses.metrics, grads) for losses, grads in results], f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return [(losses.terms, losses.metrics, grads) for losses, grads in results]
 
 
-def test_two_processes_with_half_the_batch_each_equal_one_with_all_of_it(tmp_path):
+def test_two_processes_with_half_the_batch_each_equal_one_with_all_of_it(on_two_ranks):
     x_BTC = torch.randn(12, 3, 6, generator=seeded(1), dtype=torch.float64)
-    mp.spawn(half_step, (str(tmp_path), x_BTC), nprocs=2)
-    halves = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    halves = on_two_ranks(half_step, x_BTC)
     for config, *both in zip(RANKED, *halves, strict=True):
         losses, grads = step(config, x_BTC)
         for terms, metrics, ranked in both:

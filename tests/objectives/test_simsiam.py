@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.testing import assert_close
 from toy_models import toy_model
 
@@ -163,18 +161,14 @@ def step(config, x_BTC):
     return losses.detach(), [p.grad for p in both.parameters() if p.grad is not None], list(objective.buffers())
 
 
-def half_step(rank, folder, x_BTC):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+def half_step(rank, x_BTC):
     results = [step(config, x_BTC.chunk(2)[rank]) for config in RANKED]
-    torch.save([(losses.terms, losses.metrics, *rest) for losses, *rest in results], f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return [(losses.terms, losses.metrics, *rest) for losses, *rest in results]
 
 
-def test_two_processes_with_half_the_batch_each_equal_one_with_all_of_it(tmp_path):
+def test_two_processes_with_half_the_batch_each_equal_one_with_all_of_it(on_two_ranks):
     x_BTC = torch.randn(12, 3, 6, generator=seeded(1), dtype=torch.float64)
-    mp.spawn(half_step, (str(tmp_path), x_BTC), nprocs=2)
-    halves = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    halves = on_two_ranks(half_step, x_BTC)
     for config, *both in zip(RANKED, *halves, strict=True):
         losses, grads, buffers = step(config, x_BTC)
         for name, term in losses.terms.items():  # means over the clips of a rank, as everywhere

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lewm.nets.blocks import BatchNorm
+from lewm.nets.heads import LINKS, LinkName, check_link
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,12 @@ class ConvConfig:
     """Width of the latent vector."""
     channels: tuple[int, ...] = (16, 32, 64, 64)
     """Channels after each layer; every layer halves the picture."""
+    link: LinkName = "identity"
+    """Last step: `relu` and `rep_relu` set negative entries to zero, for objective rdmreg with rectified targets; give
+    the predictor the same."""
 
     def __post_init__(self) -> None:
+        check_link(self.link)
         if self.latent_dim < 1:
             raise ValueError(f"latent_dim is {self.latent_dim}; it must be at least 1")
         if not self.channels or min(self.channels) < 1:
@@ -43,6 +48,7 @@ class ConvEncoder(nn.Module):
                 "layers; resize the pictures or change the number of entries in encoder.channels"
             )
         self.latent_dim: int = config.latent_dim
+        self.link = LINKS[config.link]
         layers: list[nn.Module] = []
         for before, after in zip((channels, *config.channels), config.channels, strict=False):
             layers += [
@@ -58,7 +64,7 @@ class ConvEncoder(nn.Module):
     def forward(self, pixels_BCYX: Tensor) -> Tensor:
         """Normalised float pixels to token_BKD."""
         features = self.layers(pixels_BCYX.contiguous(memory_format=torch.channels_last))
-        token_BKD: Tensor = self.out(features.flatten(1))[:, None]
+        token_BKD: Tensor = self.link(self.out(features.flatten(1)))[:, None]
         return token_BKD
 
     def levels(self, pixels_BCYX: Tensor) -> list[Tensor]:

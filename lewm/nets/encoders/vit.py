@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lewm.nets.blocks import MLP, NORM_EPS, Attention, Block, init_linear
-from lewm.nets.heads import Projector
+from lewm.nets.heads import LINKS, LinkName, Projector, check_link
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,21 @@ class ViTConfig:
     """Hidden width of a block's MLP over its width."""
     projector_hidden: int = 2048
     """Hidden width of the projector."""
+    link: LinkName = "identity"
+    """Last step: `relu` and `rep_relu` set negative entries to zero, for objective rdmreg with rectified targets; give
+    the predictor the same."""
+    norm_eps: float = NORM_EPS
+    """Added to the variance in every layer norm."""
 
     def __post_init__(self) -> None:
+        check_link(self.link)
         for name in ("latent_dim", "patch", "layers", "heads", "width", "mlp_ratio", "projector_hidden"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.width % self.heads:
             raise ValueError(f"width is {self.width}; it must be divisible by heads ({self.heads})")
+        if not self.norm_eps > 0:
+            raise ValueError(f"norm_eps is {self.norm_eps}; it must be positive")
 
 
 class ViTEncoder(nn.Module):
@@ -52,6 +60,7 @@ class ViTEncoder(nn.Module):
                 "resize the pictures or change the patch"
             )
         self.patch, self.latent_dim = config.patch, config.latent_dim
+        self.link = LINKS[config.link]
         width, head_dim = config.width, config.width // config.heads
         self.embed = nn.Linear(channels * config.patch**2, width)
         self.cls = nn.Parameter(torch.empty(1, 1, width))
@@ -67,12 +76,15 @@ class ViTEncoder(nn.Module):
         nn.init.trunc_normal_(self.cls, std=0.02)
         nn.init.trunc_normal_(self.position, std=0.02)
         self.projector = Projector(width, config.projector_hidden, config.latent_dim)
+        for module in self.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = config.norm_eps
         self.level_dims: tuple[int, ...] = (width,) * config.layers
 
     def forward(self, pixels_BCYX: Tensor) -> Tensor:
         """Normalised float pixels to token_BKD."""
         token_BKD: Tensor = self.projector(self.norm(self.blocks(self._embedded(pixels_BCYX))[:, :1]))
-        return token_BKD
+        return self.link(token_BKD)
 
     def levels(self, pixels_BCYX: Tensor) -> list[Tensor]:
         """Normalised float pixels to the CLS token after each block, lowest first: (B, 1, width) each.

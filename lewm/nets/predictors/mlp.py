@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lewm.nets.blocks import check_window
+from lewm.nets.heads import LINKS, LinkName, check_link
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,12 @@ class MLPConfig:
     """Hidden width."""
     depth: int = 2
     """Hidden layers; those after the first are residual."""
+    link: LinkName = "identity"
+    """Last step: `relu` and `rep_relu` set negative entries to zero, for objective rdmreg with rectified targets; give
+    the encoder the same."""
 
     def __post_init__(self) -> None:
+        check_link(self.link)
         for name in ("width", "depth"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -42,6 +47,7 @@ class MLPPredictor(nn.Module):
         self.action = nn.Linear(action_dim, config.width, bias=False)
         self.hidden = nn.ModuleList(nn.Linear(config.width, config.width) for _ in range(config.depth - 1))
         self.out = nn.Linear(config.width, latent_dim)
+        self.link = LINKS[config.link]
 
     def forward(self, latent_BTKD: Tensor, action_BTA: Tensor) -> Tensor:
         """Entry t is the latent that follows frame t when action block t leaves it."""
@@ -50,4 +56,4 @@ class MLPPredictor(nn.Module):
         for layer in self.hidden:
             features = features + F.silu(layer(features))
         predicted_BTKD: Tensor = latent_BTKD + self.out(features)
-        return predicted_BTKD
+        return self.link(predicted_BTKD)

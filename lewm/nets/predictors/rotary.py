@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lewm.nets.blocks import MLP, Attention, Block, CausalTransformer, check_window, init_linear, rotary_table
+from lewm.nets.heads import LINKS, LinkName, check_link
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,12 @@ class RotaryConfig:
     """Attention heads; they share the width."""
     mlp_ratio: int = 4
     """Hidden width of a block's MLP over its width."""
+    link: LinkName = "identity"
+    """Last step: `relu` and `rep_relu` set negative entries to zero, for objective rdmreg with rectified targets; give
+    the encoder the same."""
 
     def __post_init__(self) -> None:
+        check_link(self.link)
         for name in ("context", "width", "layers", "heads", "mlp_ratio"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -61,6 +66,7 @@ class RotaryPredictor(nn.Module):
         self.transformer = CausalTransformer(blocks, width, config.context, tokens)
         self.out = nn.Linear(width, latent_dim)
         init_linear(self.out)
+        self.link = LINKS[config.link]
 
     def forward(self, latent_BTKD: Tensor, action_BTA: Tensor, start: int = 0) -> Tensor:
         """Entry t is the latent that follows frame t when action block t leaves it. Raises ValueError for T > context.
@@ -73,4 +79,4 @@ class RotaryPredictor(nn.Module):
         x_BTKD = self.embed(latent_BTKD) + self.token_KD
         x_BTKD = self.transformer(x_BTKD, self.action(action_BTA), rotary_table(positions, self.head_dim))
         predicted_BTKD: Tensor = latent_BTKD + self.out(x_BTKD)
-        return predicted_BTKD
+        return self.link(predicted_BTKD)
