@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from planners.search import check_config, pick, search
+from planners.search import check_config, check_decay, check_inputs, pick, populations, search
 from planners.types import ActionBox, CostFn, Need, Plan, WarmStart
 
 
@@ -29,6 +29,8 @@ class CEM:
     """Rounds of draw, score, refit."""
     elites: int = 30
     """Cheapest candidates that the next mean and std are fitted to."""
+    decay: float = 1.0
+    """How many times fewer candidates each iteration has than the one before, though at least twice the elites."""
     momentum: float = 0.0
     """Weight of the old mean and std in the new ones, in [0, 1)."""
     min_std: float = 0.05
@@ -44,23 +46,33 @@ class CEM:
 
     def __post_init__(self) -> None:
         check_config(self)
-        if not 1 <= self.elites <= self.candidates:
-            raise ValueError(f"CEM: elites is {self.elites}; it must lie in 1..{self.candidates}, the candidates")
+        check_decay(self)
 
     def plan(self, cost_fn: CostFn, noise_BINHA: Tensor, box: ActionBox, start: WarmStart | None = None) -> Plan:
         """Search for the actions of lowest cost; see `planners.Planner.plan`."""
-        return search(self, self._fit, cost_fn, noise_BINHA, box, start)
+        check_inputs(self, noise_BINHA, box, start)
+        sizes_I = None if self.decay == 1 else populations(self)
+        return search(self, self._fit, cost_fn, noise_BINHA, box, start, sizes_I)
 
     def _fit(self, cost_BN: Tensor, action_BNHA: Tensor) -> tuple[Tensor, Tensor]:
         return fit_elites(cost_BN, action_BNHA, self.elites)
 
 
 def fit_elites(cost_BN: Tensor, action_BNHA: Tensor, elites: int) -> tuple[Tensor, Tensor]:
-    """mean_B1HA and population std_B1HA of the `elites` cheapest candidates.
+    """mean_B1HA and population std_B1HA of the `elites` cheapest candidates; see `cheapest`."""
+    return mean_std(cheapest(cost_BN, action_BNHA, elites)[1])
 
-    Where fewer have a finite cost, the cheapest one takes the places of those that failed.
+
+def cheapest(cost_BN: Tensor, action_BNHA: Tensor, elites: int) -> tuple[Tensor, Tensor]:
+    """cost_BE, rising, and action_BEHA of the `elites` cheapest candidates.
+
+    Where fewer have a finite cost, the actions of the cheapest one take the places of those that failed.
     """
     cost_BE, index_BE = cost_BN.topk(elites, dim=1, largest=False)
-    index_BE = torch.where(cost_BE.isposinf(), index_BE[:, :1], index_BE)
-    std_B1HA, mean_B1HA = torch.std_mean(pick(action_BNHA, index_BE), dim=1, correction=0, keepdim=True)
+    return cost_BE, pick(action_BNHA, torch.where(cost_BE.isposinf(), index_BE[:, :1], index_BE))
+
+
+def mean_std(elite_BEHA: Tensor) -> tuple[Tensor, Tensor]:
+    """mean_B1HA and population std_B1HA of elites with equal weights."""
+    std_B1HA, mean_B1HA = torch.std_mean(elite_BEHA, dim=1, correction=0, keepdim=True)
     return mean_B1HA, std_B1HA

@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from planners.search import check_config, search
+from planners.basis import check_smoothness, correlate
+from planners.search import check_config, check_inputs, search
 from planners.types import ActionBox, CostFn, Need, Plan, WarmStart
 
 # The search for the inverse temperature beta, in units of 1 / (cost gap of the last candidate that should count): at
@@ -23,7 +24,7 @@ class MPPI:
 
     Weights are softmax(-cost / temperature); in each problem and iteration the temperature is the one at which their
     effective sample size 1 / sum(w^2) is the fraction `ess` of the candidates, so the scale of the cost does not
-    matter. The std adapts to the weighted candidates, as in TD-MPC2 (Hansen et al. 2024).
+    matter. The std adapts to the weighted candidates, as in TD-MPC2 (Hansen et al. 2024), unless told not to.
     """
 
     needs: ClassVar[tuple[Need, ...]] = ()
@@ -38,6 +39,12 @@ class MPPI:
     """Rounds of draw, score, refit."""
     ess: float = 0.1
     """Effective sample size of the weights, as a fraction of the candidates."""
+    adapt_std: bool = True
+    """Whether the std follows the weighted candidates; else it stays that of the first iteration."""
+    noise_beta: float = 0.0
+    """Colour of the noise along raw time: its power falls with frequency^-noise_beta. 0 is white, 2 slow and smooth."""
+    knots: int | None = None
+    """Free points of the cubic spline along raw time that the noise follows; None: every raw action has its own."""
     momentum: float = 0.0
     """Weight of the old mean and std in the new ones, in [0, 1)."""
     min_std: float = 0.05
@@ -53,6 +60,7 @@ class MPPI:
 
     def __post_init__(self) -> None:
         check_config(self)
+        check_smoothness(self)
         if not 1 / self.candidates <= self.ess <= 1:
             raise ValueError(
                 f"MPPI: ess is {self.ess}; it is a fraction of the candidates and must lie in "
@@ -61,10 +69,13 @@ class MPPI:
 
     def plan(self, cost_fn: CostFn, noise_BINHA: Tensor, box: ActionBox, start: WarmStart | None = None) -> Plan:
         """Search for the actions of lowest cost; see `planners.Planner.plan`."""
+        check_inputs(self, noise_BINHA, box, start)
+        noise_BINHA = correlate(self, noise_BINHA, box.steps)
         return search(self, self._fit, cost_fn, noise_BINHA, box, start)
 
-    def _fit(self, cost_BN: Tensor, action_BNHA: Tensor) -> tuple[Tensor, Tensor]:
-        return fit_weighted(ess_weights(cost_BN, self.ess), action_BNHA)
+    def _fit(self, cost_BN: Tensor, action_BNHA: Tensor) -> tuple[Tensor, Tensor | None]:
+        mean_B1HA, std_B1HA = fit_weighted(ess_weights(cost_BN, self.ess), action_BNHA)
+        return mean_B1HA, std_B1HA if self.adapt_std else None
 
 
 def fit_weighted(weight_BN: Tensor, action_BNHA: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,10 @@ class StateCost(Protocol):
         """cost_BN, as in `CostFn`."""
         ...
 
+    def rollout(self, action_BNHA: Tensor) -> Tensor:
+        """state_BNHS after each of the H blocks when they are executed one after the other from the present."""
+        ...
+
     def follow(self, state_BNHS: Tensor, action_BNHA: Tensor) -> Tensor:
         """next_BNHS: where block h leads from the states before it, all H at once.
 
@@ -89,6 +93,11 @@ class ActionBox:
             raise ValueError(
                 f"choices_A is {self.choices_A}; a discrete box needs a number of choices, 2 or more, for each of its "
                 f"{len(self.low_A)} entries"
+            )
+        if self.choices_A is not None and (self.low_A.any() or self.high_A.tolist() != [n - 1 for n in self.choices_A]):
+            raise ValueError(
+                f"a discrete box goes from 0 to choices - 1, but low_A is {self.low_A.tolist()} and high_A "
+                f"{self.high_A.tolist()} for choices {self.choices_A}: make it with ActionBox.discrete"
             )
 
     @classmethod
@@ -154,7 +163,8 @@ class Plan:
     best_cost_BI: Tensor
     """Lowest cost among the candidates of each iteration."""
     spread_BI: Tensor
-    """Search std the candidates of each iteration were drawn with, mean over H and A, in units of box.std_A."""
+    """Search std the candidates of each iteration were drawn with, mean over H and A, in units of box.std_A; of
+    discrete actions the entropy drawn with, as a share of that of uniform draws."""
     seeds_BSHA: Tensor | None = None
     """Sequences worth scoring again in the next plan, from planners that keep some."""
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from planners import MPPI, ActionBox
+from planners import MPPI, ActionBox, WarmStart, noise_table
 from planners.mppi import ess_weights
 
 COSTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -58,6 +58,18 @@ def test_ties_and_failures_share_the_weight() -> None:
     assert few.tolist() == pytest.approx([0.5, 0.5] + [0] * 6)
     assert none.tolist() == pytest.approx([1 / 8] * 8)
     assert tied.tolist() == pytest.approx([0.2] * 5 + [0] * 3)
+
+
+def test_fixed_std_stays_and_the_mean_moves() -> None:
+    box = ActionBox.from_bounds(torch.tensor([-1.0]), torch.tensor([1.0]))
+    planner = MPPI(horizon=1, candidates=64, iterations=4, adapt_std=False, initial_std=0.4, momentum=0.3)
+    noise = noise_table([(0,)], planner, 1)
+    plan = planner.plan(lambda a: (a - 0.5).square().sum((2, 3)), noise, box)
+    assert plan.spread_BI[0].tolist() == pytest.approx([0.4] * 4)
+    assert plan.action_BHA.item() == pytest.approx(0.5, abs=0.05)
+    warm = WarmStart(plan.mean_BHA, torch.full((1, 1, 1), 0.15))
+    again = planner.plan(lambda a: (a - 0.5).square().sum((2, 3)), noise, box, warm)
+    assert again.spread_BI[0].tolist() == pytest.approx([0.15] * 4), "that of a learned proposal stays too"
 
 
 @pytest.mark.parametrize("ess", [0.0, 0.003, 1.1, float("nan")])
