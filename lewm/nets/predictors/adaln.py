@@ -83,7 +83,7 @@ class AdaLNPredictor(nn.Module):
         self.projector = Projector(latent_dim, config.projector_hidden, latent_dim)
         for module in self.modules():
             if isinstance(module, nn.LayerNorm):
-                pass
+                module.eps = config.norm_eps
 
     def forward(self, latent_BTKD: Tensor, action_BTA: Tensor) -> Tensor:
         """Entry t is the latent that follows frame t when action block t leaves it. ValueError if T > context."""
