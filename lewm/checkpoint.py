@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lewm.cost_to_go import CostToGo, CostToGoConfig
+from lewm.proposal import Proposal, ProposalConfig
+from lewm.readout import Readout, ReadoutConfig
 from lewm.schema import build
 from lewm.world_model import ModelConfig, ModelFacts, WorldModel
 
@@ -52,6 +54,8 @@ class Checkpoint:
     cost_to_go: CostToGo | None
     origin: Origin
     path: Path
+    proposal: Proposal | None = None
+    readout: Readout | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,9 @@ class _Header:
     cost_to_go: CostToGoConfig | None
     lewm_version: str
     training: dict[str, Any]
+    proposal: ProposalConfig | None = None
+    """Folders from before there were proposals do not mention it, nor the readout."""
+    readout: ReadoutConfig | None = None
 
 
 def save_checkpoint(
@@ -75,6 +82,8 @@ def save_checkpoint(
     origin: Origin,
     training: dict[str, Any],
     card: str = "",
+    proposal: Proposal | None = None,
+    readout: Readout | None = None,
 ) -> None:
     """Write the folder whole: it appears under its name only when it is complete. Replaces an older one."""
     from lewm import __version__
@@ -89,10 +98,13 @@ def save_checkpoint(
         "facts": asdict(model.facts),
         "origin": asdict(origin),
         "cost_to_go": asdict(cost_to_go.config) if cost_to_go else None,
+        "proposal": asdict(proposal.config) if proposal else None,
+        "readout": asdict(readout.config) if readout else None,
         "lewm_version": __version__,
         "training": training,
     }
-    parts: dict[str, nn.Module] = {"model": model} | ({"cost_to_go": cost_to_go} if cost_to_go else {})
+    optional = {"cost_to_go": cost_to_go, "proposal": proposal, "readout": readout}
+    parts: dict[str, nn.Module] = {"model": model} | {name: part for name, part in optional.items() if part}
     tensors = {
         f"{name}.{k}": v.contiguous().cpu() for name, part in parts.items() for k, v in part.state_dict().items()
     }
@@ -134,10 +146,19 @@ def load(path: str | Path, device: str = "cpu") -> Checkpoint:
     head = CostToGo(header.cost_to_go, model.latent_dim, model.tokens) if header.cost_to_go else None
     if head is not None:
         parts["cost_to_go"] = head
+    proposal = None
+    if header.proposal is not None:
+        proposal = Proposal(header.proposal, model.latent_dim, model.tokens, model.action_dim)
+        parts["proposal"] = proposal
+    readout = None
+    if header.readout is not None:
+        turning = sum(name in header.origin.angle_names for name in header.readout.entries)
+        readout = Readout(header.readout, model.latent_dim * model.tokens, turning)
+        parts["readout"] = readout
     _load_strictly(parts, tensors, folder / "model.safetensors")
     for part in parts.values():
         part.to(device).eval().requires_grad_(False)
-    return Checkpoint(model, head, header.origin, folder)
+    return Checkpoint(model, head, header.origin, folder, proposal, readout)
 
 
 def _read_header(path: Path) -> _Header:
@@ -174,10 +195,11 @@ def _card(header: dict[str, Any], model: WorldModel) -> str:
     origin, config = header["origin"], header["model"]
     count = sum(p.numel() for p in model.parameters())
     head = "with" if header["cost_to_go"] else "without"
+    proposal = "with" if header["proposal"] else "without"
     return f"""# lewm world model: {origin["task"]}
 
 {config["encoder"]["name"]} encoder, {config["predictor"]["name"]} predictor, {count:,} parameters,
-{model.tokens} token(s) of width {model.latent_dim} per frame, {head} a cost-to-go head.
+{model.tokens} token(s) of width {model.latent_dim} per frame, {head} a cost-to-go head, {proposal} a proposal.
 One prediction spans {config["frame_skip"]} actions.
 
 - pictures: {header["facts"]["size"]} x {header["facts"]["size"]}, {config["frame_stack"]} stacked

@@ -91,7 +91,9 @@ def add_train(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--processes", type=int, default=cpu_count(), help="recording processes, where data must be recorded"
     )
-    sub.add_argument("--cost-to-go-only", type=Path, metavar="CHECKPOINT", help="only fit a cost-to-go for this model")
+    only = sub.add_mutually_exclusive_group()
+    only.add_argument("--cost-to-go-only", type=Path, metavar="CHECKPOINT", help="only fit a cost-to-go for this model")
+    only.add_argument("--proposal-only", type=Path, metavar="CHECKPOINT", help="only fit a proposal for this model")
     add_device(sub)
     sub.set_defaults(takes_overrides=True, needs=("out",))
 
@@ -106,6 +108,7 @@ def add_plan(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--planner", help="cem, mppi (default: the agent's choice for the cost)")
     sub.add_argument("--cost", help="cost_to_go, latent_l2 (default: cost_to_go where the model has one)")
     sub.add_argument("--budget", type=int, default=100, help="environment steps (default 100)")
+    sub.add_argument("--budget-ms", type=float, metavar="MS", help="most milliseconds per plan; sizes the search")
     sub.add_argument("--seed", type=int, default=0, help="start state and search noise (default 0)")
     sub.add_argument("--out", type=Path, default=Path("runs/plan"), help="folder for episode.mp4 and trace.json")
     add_device(sub)
@@ -125,6 +128,23 @@ def add_evaluate(sub: argparse.ArgumentParser) -> None:
         takes_overrides=True,
         needs=("checkpoint", "out"),
     )
+
+
+def add_import_model(sub: argparse.ArgumentParser) -> None:
+    """A peer's checkpoint."""
+    sub.add_argument("source", type=Path, help="folder with weights.pt and config.json, or the .pt file itself")
+    sub.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
+    sub.add_argument("--task", help="task it was trained for; any name, a lewm task's to act in it")
+    for name, what in (
+        ("low", "lower bound"),
+        ("high", "upper bound"),
+        ("mean", "mean in training"),
+        ("std", "std in training"),
+    ):
+        sub.add_argument(f"--action-{name}", type=float, nargs="+", metavar="X", help=f"{what} of every action entry")
+    sub.add_argument("--stats", type=Path, metavar="FILE", help="JSON with any of the above: action_mean, task, ...")
+    sub.add_argument("--frame-skip", type=int, help="environment steps per block (default 5)")
+    sub.add_argument("--control-dt", type=float, help="seconds per environment step (default 0.1)")
 
 
 def add_report(sub: argparse.ArgumentParser) -> None:
@@ -181,6 +201,13 @@ COMMANDS: tuple[tuple[Callable[[argparse.Namespace], None], Parser, str, str], .
         "success and planning time on held-out goals",
         f"Run every method of the configuration on every goal set; a killed evaluation is continued. {OVERRIDES}",
     ),
+    (
+        commands.import_model,
+        add_import_model,
+        "a LeWM checkpoint of stable-worldmodel or le-wm",
+        "Turn their weights.pt and config.json into a checkpoint of ours. What they leave out (task, action bounds and "
+        "statistics) comes from options or --stats.",
+    ),
     (commands.report, add_report, "write the HTML report again", "Rebuild report.html from a run's saved files."),
     (
         commands_bench.bench,
@@ -216,7 +243,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show the full traceback of an error")
     subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
     for handler, add_options, text, detail in COMMANDS:
-        sub = subparsers.add_parser(handler.__name__, help=text, description=detail)
+        sub = subparsers.add_parser(handler.__name__.replace("_", "-"), help=text, description=detail)
         sub.set_defaults(handler=handler, takes_overrides=False, needs=())
         add_options(sub)
     import shtab

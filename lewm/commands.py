@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def inspect(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train a world model and its cost-to-go."""
+    """Train a world model, its cost-to-go and its proposal."""
     run = load_run(args)
     from lewm import distributed, pipeline
     from lewm.data.store import Store
@@ -92,6 +92,8 @@ def train(args: argparse.Namespace) -> None:
         store = Store.open(data)
     if args.cost_to_go_only is not None:
         path = pipeline.refit_cost_to_go(args.cost_to_go_only, run.cost_to_go, store, args.out, str(device))
+    elif args.proposal_only is not None:
+        path = pipeline.refit_proposal(args.proposal_only, run.proposal, store, args.out, str(device))
     else:
         path = pipeline.fit(run, store, args.out, device)
     if distributed.rank() == 0:
@@ -127,6 +129,14 @@ def evaluate(args: argparse.Namespace) -> None:
     print(f"results {args.out / 'results.json'}")
 
 
+def import_model(args: argparse.Namespace) -> None:
+    """Turn a peer's checkpoint into one of ours."""
+    from lewm.import_model import DataFacts, data_facts, import_model
+
+    given = {field.name: getattr(args, field.name) for field in fields(DataFacts)}
+    print(f"checkpoint {import_model(args.source, args.out, data_facts(given, args.stats))}")
+
+
 def report(args: argparse.Namespace) -> None:
     """Write the report of a finished evaluation again."""
     if args.markdown:
@@ -155,6 +165,7 @@ def plan(args: argparse.Namespace) -> None:
         budget=args.budget,
         seed=args.seed,
         device=str(pick_device(args.device)),
+        budget_ms=args.budget_ms,
     )
     print(run_episode(config, args.out))
 

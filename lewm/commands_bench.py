@@ -1,6 +1,8 @@
 """`lewm bench`: one row of `BENCHES` per benchmark, its options and what it does."""
 
 import argparse
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,16 +15,141 @@ def add_plan(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--checkpoint", type=Path, help="a trained model")
     sub.add_argument("--config", default="two_room", help="without a checkpoint: fresh weights of this run's model")
     sub.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
-    sub.add_argument("--plans", type=int, default=30, help="plans per row after warm-up (default 30)")
+    sub.add_argument(
+        "--plans", type=int, help="plans per row after warm-up (default 30; with --peer 3, with --scaling 10)"
+    )
+    kind = sub.add_mutually_exclusive_group()
+    kind.add_argument("--peer", action="store_true", help="compare with stable-worldmodel, in a process of its own")
+    kind.add_argument("--breakdown", action="store_true", help="where the time of a plan goes, part by part")
+    kind.add_argument(
+        "--scaling", action="store_true", help="as candidates, horizon, problems and tokens grow, with fresh weights"
+    )
+    sub.add_argument("--plot", type=Path, metavar="PNG", help="with --scaling: picture to write")
+    sub.add_argument(
+        "--peer-python",
+        type=Path,
+        default=Path(sys.executable),
+        metavar="PATH",
+        help="interpreter that has stable-worldmodel and transformers (default this one)",
+    )
+    sub.add_argument(
+        "--sizes",
+        nargs="+",
+        default=["1x10", "1x30", "50x1"],
+        metavar="BxI",
+        help="with --peer: problems x iterations of every row (default 1x10 1x30 50x1; published are 10 and 30)",
+    )
     add_device(sub)
     add_json(sub)
 
 
 def plan(args: argparse.Namespace) -> None:
     """Milliseconds per plan."""
+    if args.plot is not None and not args.scaling:
+        raise ValueError(f"--plot {args.plot}: only --scaling draws a picture; add it, or leave --plot out")
+    if args.peer:
+        peer_plan(args)
+        return
+    if args.breakdown:
+        breakdown_plan(args)
+        return
+    if args.scaling:
+        scaling_plan(args)
+        return
     from lewm.bench.plan import bench_plan, table
 
-    rows = bench_plan(args.checkpoint, args.config, args.threads, args.plans, args.device)
+    rows = bench_plan(args.checkpoint, args.config, args.threads, 30 if args.plans is None else args.plans, args.device)
+    write_rows(args.json, rows)
+    print(table(rows))
+
+
+def peer_plan(args: argparse.Namespace) -> None:
+    """Milliseconds per plan beside a peer."""
+    if args.checkpoint is not None:
+        raise ValueError("--peer compares on LeWM's own architecture with random weights; leave --checkpoint out")
+    from lewm.bench import peer_plan
+    from lewm.pipeline import pick_device
+
+    sizes = [peer_plan.parse_size(text) for text in args.sizes]
+    plans, device = 3 if args.plans is None else args.plans, str(pick_device(args.device))
+    rows = peer_plan.bench_peer(args.peer_python, sizes, args.threads, plans, device)
+    write_rows(args.json, rows)
+    print(peer_plan.table(rows))
+
+
+def breakdown_plan(args: argparse.Namespace) -> None:
+    """Milliseconds of every part of a plan."""
+    from lewm.bench import breakdown
+
+    plans = 30 if args.plans is None else args.plans
+    rows = breakdown.bench_breakdown(args.checkpoint, args.config, args.threads, plans, args.device)
+    write_rows(args.json, rows)
+    print(breakdown.table(rows))
+
+
+def scaling_plan(args: argparse.Namespace) -> None:
+    """Milliseconds per plan as it grows."""
+    if args.checkpoint is not None:
+        raise ValueError("--scaling changes the predictor, so it plans with fresh weights; leave --checkpoint out")
+    from lewm.bench import scaling
+
+    rows = scaling.bench_scaling(args.config, args.threads, 10 if args.plans is None else args.plans, args.device)
+    write_rows(args.json, rows)
+    print(scaling.table(rows))
+    if args.plot is not None:
+        scaling.plot_scaling(rows, args.plot)
+        print(f"\nplot {args.plot}")
+
+
+def add_train(sub: argparse.ArgumentParser) -> None:
+    """Options of `lewm bench train`."""
+    sub.add_argument("--config", help="one run (default: two_room, and two_room_gpu at 4 clips per step)")
+    sub.add_argument("--data", type=Path, metavar="STORE", help="recordings of that run (default: a few made for it)")
+    sub.add_argument("--batch", type=int, help="with --config: clips per step (default the run's)")
+    sub.add_argument("--steps", type=int, help="with --config: timed steps per round (default 15)")
+    sub.add_argument("--rounds", type=int, default=3, help="how often ours and the others take turns (default 3)")
+    sub.add_argument(
+        "--workers",
+        type=int,
+        default=min(4, os.cpu_count() or 1),
+        help="processes of the plain loader (default 4, or as many as there are cores)",
+    )
+    sub.add_argument("--threads", type=int, default=2, help="torch threads (default 2)")
+    add_device(sub)
+    add_json(sub)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Time and memory of a training step."""
+    for name in ("data", "batch", "steps"):
+        if args.config is None and getattr(args, name) is not None:
+            raise ValueError(f"--{name} {getattr(args, name)} belongs to one run; name it with --config")
+    from lewm.bench import train
+    from lewm.pipeline import pick_device
+
+    given = {name: value for name in ("batch", "steps") if (value := getattr(args, name)) is not None}
+    cases = train.CASES if args.config is None else (train.Case(args.config, **given),)
+    device = pick_device(args.device)
+    rows = train.bench_train(cases, args.data, args.threads, args.workers, args.rounds, device)
+    write_rows(args.json, rows)
+    print(train.table(rows))
+
+
+def add_control(sub: argparse.ArgumentParser) -> None:
+    """Options of `lewm bench control`."""
+    sub.add_argument("--checkpoint", type=Path, required=True, help="a trained model")
+    sub.add_argument("--threads", type=int, nargs="+", default=[1], help="torch threads, one or several (default 1)")
+    sub.add_argument("--plans", type=int, default=50, help="plans per row after warm-up (default 50)")
+    sub.add_argument("--rate", type=float, default=100.0, help="steps per second while executing (default 100)")
+    add_device(sub)
+    add_json(sub)
+
+
+def control(args: argparse.Namespace) -> None:
+    """Steps per second."""
+    from lewm.bench.control_rate import bench_control, table
+
+    rows = bench_control(args.checkpoint, args.threads, args.plans, args.rate, args.device)
     write_rows(args.json, rows)
     print(table(rows))
 
@@ -64,13 +191,14 @@ def front(args: argparse.Namespace) -> None:
     """Success against milliseconds."""
     run = load_run(args)
     from lewm.bench import front
+    from lewm.bench.sized import continuous_planners
     from lewm.checkpoint import load
     from lewm.evaluate.manifest import load_manifest
     from lewm.pipeline import pick_device
 
     checkpoint = load(args.checkpoint, str(pick_device(args.device)))
     manifests = [load_manifest(path) for path in args.manifest]
-    rows = front.bench_front(run, manifests, checkpoint, args.out, args.planners or front.continuous_planners())
+    rows = front.bench_front(run, manifests, checkpoint, args.out, args.planners or continuous_planners())
     write_rows(args.json, rows)
     front.plot_front(rows, args.plot or args.out / "front.png")
     print(f"{front.front_table(rows)}\n\nplot {args.plot or args.out / 'front.png'}")
@@ -83,7 +211,24 @@ BENCHES: tuple[
         plan,
         add_plan,
         "milliseconds per plan",
-        "Milliseconds per plan over planners, budgets and batch sizes, for a checkpoint or for fresh weights of a run.",
+        "Milliseconds per plan over planners, budgets and batch sizes, for a checkpoint or for fresh weights of a run. "
+        "With --peer: LeWM's published search by stable-worldmodel and by lewm, same weights and latents, in turns; "
+        "half an hour on one core. With --breakdown: where the time goes, beside the speed of a large matrix product. "
+        "With --scaling: how it grows.",
+    ),
+    (
+        train,
+        add_train,
+        "time and memory of a training step",
+        "Milliseconds, time spent waiting for data and peak memory of a training step at the run's batch, beside the "
+        "same step with SIGReg written out, with a torch DataLoader of worker processes, and with both, in turns.",
+    ),
+    (
+        control,
+        add_control,
+        "control rate of an agent",
+        "Milliseconds and Hz of the steps that plan, of the steps in between, and of planning while executing at a "
+        "given rate, with the planner and cost that the checkpoint's agent takes by default.",
     ),
     (
         objectives,

@@ -16,6 +16,8 @@ from lewm.cost_to_go import CostToGoConfig
 from lewm.data.collect import CollectConfig
 from lewm.evaluate.evaluate import EvaluateConfig
 from lewm.objectives import ObjectiveConfig, SigRegConfig
+from lewm.proposal import ProposalConfig
+from lewm.readout import ReadoutConfig
 from lewm.schema import SchemaError, build, describe
 from lewm.train import TrainConfig
 from lewm.world_model import ModelConfig
@@ -39,6 +41,10 @@ class RunConfig:
     """Training."""
     cost_to_go: CostToGoConfig = field(default_factory=CostToGoConfig)
     """The learned distance, fitted after the world model."""
+    proposal: ProposalConfig = field(default_factory=ProposalConfig)
+    """The learned first guess of a plan; without steps there is none."""
+    readout: ReadoutConfig = field(default_factory=ReadoutConfig)
+    """What the proprioceptive cost compares; without entries there is none."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     """What is measured."""
 

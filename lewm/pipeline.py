@@ -1,4 +1,4 @@
-"""The story in order: record, train, fit the cost-to-go, evaluate, report. Each stage reads what the last one saved.
+"""The story in order: record, train, fit the heads, evaluate, report. Each stage reads what the last one saved.
 
 Every function may be called again after a kill: finished work is found and kept.
 """
@@ -6,8 +6,9 @@ Every function may be called again after a kill: finished work is found and kept
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,6 +22,8 @@ from lewm.evaluate.evaluate import Evaluated, evaluate, held_out_manifests
 from lewm.evaluate.manifest import Manifest
 from lewm.evaluate.results import save_results
 from lewm.progress import Stage
+from lewm.proposal import ProposalConfig, train_proposal
+from lewm.readout import fit_readout
 from lewm.train import train
 
 
@@ -55,20 +58,24 @@ def record(run: RunConfig, out: Path, processes: int, quiet: bool = False) -> St
 
 
 def fit(run: RunConfig, store: Store, out: Path, device: torch.device, quiet: bool = False) -> Path:
-    """Train the world model, then its cost-to-go; returns the checkpoint folder `out/checkpoint`."""
+    """Train the world model, then its cost-to-go and proposal; returns the checkpoint folder `out/checkpoint`."""
     if distributed.rank() == 0:
         save_run(run, out)
     model = train(run.model, run.objective, run.train, store, out / "train", device, quiet)
     path = out / "checkpoint"
     if distributed.rank() > 0:
         return path
-    head = None
+    head, proposal, readout = None, None, None
+    held_out, seed = run.train.held_out, run.train.seed
+    model.requires_grad_(False)
     if run.cost_to_go.steps > 0:
-        held_out, seed = run.train.held_out, run.train.seed
-        model.requires_grad_(False)
         head = train_cost_to_go(model, run.cost_to_go, store, out / "train", held_out, seed, quiet)
+    if run.proposal.steps > 0:
+        proposal = train_proposal(model, run.proposal, store, out / "train", held_out, seed, quiet)
     training = {"objective": asdict(run.objective), "train": asdict(run.train), "git": git_revision()}
-    save_checkpoint(path, model, head, origin(run, store), training)
+    if run.readout.entries:
+        readout, training["readout_r2"] = fit_readout(model, run.readout, store, held_out, seed)
+    save_checkpoint(path, model, head, origin(run, store), training, proposal=proposal, readout=readout)
     return path
 
 
@@ -92,8 +99,31 @@ def refit_cost_to_go(path: Path, config: CostToGoConfig, store: Store, out: Path
     checkpoint = load(path, device)
     origin = checkpoint.origin
     head = train_cost_to_go(checkpoint.model, config, store, out / "train", origin.held_out, origin.seed)
-    training = json.loads((path / "config.json").read_text())["training"]
-    save_checkpoint(out / "checkpoint", checkpoint.model, head, origin, training | {"cost_to_go": asdict(config)})
+    return _save_refitted(replace(checkpoint, cost_to_go=head), {"cost_to_go": asdict(config)}, out)
+
+
+def refit_proposal(path: Path, config: ProposalConfig, store: Store, out: Path, device: str) -> Path:
+    """Give a trained checkpoint a (new) proposal; writes `out/checkpoint`. Raises ValueError for no steps."""
+    if config.steps == 0:
+        raise ValueError("proposal.steps is 0, which fits none: add --proposal.steps 4000")
+    checkpoint = load(path, device)
+    origin = checkpoint.origin
+    proposal = train_proposal(checkpoint.model, config, store, out / "train", origin.held_out, origin.seed)
+    return _save_refitted(replace(checkpoint, proposal=proposal), {"proposal": asdict(config)}, out)
+
+
+def _save_refitted(checkpoint: Checkpoint, settings: dict[str, Any], out: Path) -> Path:
+    """Write a checkpoint with one new head and that head's settings; its other heads stay."""
+    training = json.loads((checkpoint.path / "config.json").read_text())["training"] | settings
+    save_checkpoint(
+        out / "checkpoint",
+        checkpoint.model,
+        checkpoint.cost_to_go,
+        checkpoint.origin,
+        training,
+        proposal=checkpoint.proposal,
+        readout=checkpoint.readout,
+    )
     return out / "checkpoint"
 
 

@@ -22,6 +22,7 @@ def test_every_shipped_run_works_from_recording_to_action(name: str, tmp_path: P
         collect=replace(run.collect, episodes=3, steps=steps, shard_episodes=2),
         train=replace(run.train, steps=1, batch=2, probe_every=0, held_out=0.3),
         cost_to_go=replace(run.cost_to_go, steps=2, batch=4),
+        proposal=replace(run.proposal, steps=min(run.proposal.steps, 2), batch=4),
     )
     store = pipeline.record(run, tmp_path / "data", processes=1, quiet=True)
     path = pipeline.fit(run, store, tmp_path, torch.device("cpu"), quiet=True)

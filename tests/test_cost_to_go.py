@@ -15,12 +15,12 @@ from lewm.cost_to_go import (
     CostToGo,
     CostToGoConfig,
     Transitions,
-    encode_store,
     expectile_loss,
     td_loss,
     train_cost_to_go,
 )
 from lewm.data.store import Store
+from lewm.heads_training import encode_store
 from lewm.world_model import WorldModel
 
 QUIET = True
@@ -122,12 +122,12 @@ def fit_world(
 ) -> np.ndarray:
     """Train a head on latents that are the given points; distances (P, P) between all places."""
     latent = torch.tensor(points, dtype=torch.float32)[torch.from_numpy(walk.reshape(-1))][:, None]
-    monkeypatch.setattr("lewm.cost_to_go.encode_store", lambda *_, **__: (latent, latent))
+    monkeypatch.setattr("lewm.heads_training.encode_store", lambda *_, **__: (latent, latent))
     lengths = np.zeros(len(walk), [("length", np.int64)])
     lengths["length"] = walk.shape[1] - 1
     fake = type("Walks", (), {"num_episodes": len(walk), "episodes": lengths, "path": folder, "meta": None})()
     # The split holds one walk out; the latents are those of all, so hand every walk to the fit.
-    monkeypatch.setattr("lewm.cost_to_go.split_episodes", lambda *_: (np.arange(len(walk)), np.arange(0)))
+    monkeypatch.setattr("lewm.heads_training.split_episodes", lambda *_: (np.arange(len(walk)), np.arange(0)))
     config = CostToGoConfig(width=64, steps=steps, batch=256, horizon=30.0, learning_rate=3e-3, target_rate=0.02)
     head = train_cost_to_go(model, config, fake, folder, 0.1, 0, QUIET)
     places = torch.tensor(points, dtype=torch.float32)[:, None]
@@ -219,7 +219,7 @@ def test_an_interrupted_fit_continues_to_the_same_head(
 
     with monkeypatch.context() as patch:
         patch.setattr(Transitions, "draw", draw_then_die)
-        patch.setattr("lewm.cost_to_go.time.monotonic", lambda: next(clock))
+        patch.setattr("lewm.heads_training.time.monotonic", lambda: next(clock))
         with pytest.raises(KeyboardInterrupt):
             fit(model, tiny_store, tmp_path / "cut", steps=30)
     assert torch.load(tmp_path / "cut" / "cost_to_go.pt", weights_only=True)["step"] == 11

@@ -8,6 +8,7 @@ from lewm.checkpoint import Checkpoint, Origin
 from lewm.cost_to_go import CostToGo, CostToGoConfig
 from lewm.nets.encoders import ConvConfig
 from lewm.nets.predictors import MLPConfig, PredictorConfig
+from lewm.readout import Readout, ReadoutConfig
 from lewm.world_model import ModelConfig, ModelFacts, WorldModel
 
 SIZE = 32
@@ -38,6 +39,12 @@ def toy_head(model: WorldModel) -> CostToGo:
     head = CostToGo(CostToGoConfig(width=8), model.latent_dim, model.tokens).eval().requires_grad_(False)
     stir(head, 1)
     return head
+
+
+def toy_readout(model: WorldModel) -> Readout:
+    readout = Readout(ReadoutConfig(("x", "y")), model.latent_dim * model.tokens, angles=0)
+    readout.weight_DP.copy_(torch.randn(readout.weight_DP.shape, generator=torch.Generator().manual_seed(2)))
+    return readout
 
 
 def toy_origin() -> Origin:

@@ -1,19 +1,19 @@
 """Success against milliseconds: every planner x cost over a ladder of budgets, on the same start and goal pairs."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from lewm.bench.sized import planner_at
 from lewm.checkpoint import Checkpoint
 from lewm.config import RunConfig
 from lewm.evaluate.evaluate import Evaluated, evaluate
 from lewm.evaluate.manifest import Manifest
-from lewm.evaluate.methods import PlanConfig
+from lewm.evaluate.methods import InverseModelConfig, MethodConfig, PlanConfig
 from lewm.evaluate.results import ResultRow
 from lewm.evaluate.statistics import mcnemar
 from lewm.planning.costs import CostConfig
-from planners import CEM, PLANNERS, PlannerConfig
+from planners import CEM
 
 LADDER = ((8, 1), (16, 2), (32, 3), (64, 4), (128, 8))
 """Candidates and iterations."""
@@ -47,19 +47,16 @@ class FrontRow(ResultRow):
         return self.successes >= self.reference_successes or self.p_value >= SIGNIFICANT
 
 
-def planner_at(name: str, candidates: int, iterations: int, horizon: int, execute: str) -> PlannerConfig:
-    """A planner of `PLANNERS` at a budget; a fifth of the candidates are elites, where it has any."""
-    offered = {field.name for field in fields(PLANNERS[name])}
-    options: dict[str, Any] = {"candidates": candidates, "iterations": iterations, "horizon": horizon}
-    options |= {"elites": max(2, candidates // 5), "execute": execute}
-    return PLANNERS[name](**{key: value for key, value in options.items() if key in offered})
-
-
 def front_methods(
-    run: RunConfig, planners: Sequence[str], ladder: Sequence[tuple[int, int]] = LADDER
-) -> tuple[PlanConfig, ...]:
-    """The reference, and every planner at every budget with each cost that the run replans with at every block."""
-    methods = [REFERENCE]
+    run: RunConfig, planners: Sequence[str], proposal: bool, ladder: Sequence[tuple[int, int]] = LADDER
+) -> tuple[MethodConfig, ...]:
+    """The reference, and every planner at every budget with each cost that the run replans with at every block.
+
+    proposal: whether the checkpoint has one; then it takes part alone, and as the first guess of CEM.
+    """
+    methods: list[MethodConfig] = [REFERENCE]
+    if proposal:
+        methods.append(InverseModelConfig())
     for base in run.evaluate.methods:
         if not isinstance(base, PlanConfig) or base.replan_every != 1:
             continue
@@ -69,21 +66,19 @@ def front_methods(
                 planner = planner_at(name, candidates, iterations, base.planner.horizon, execute)
                 label = f"{base.name}.{name}.{candidates}x{iterations}"
                 methods.append(replace(base, name=label, planner=planner))
-    if len(methods) == 1:
+                if proposal and name == "cem":
+                    methods.append(replace(base, name=f"{label}.seeded", planner=planner, proposal="seed"))
+    if not any(isinstance(method, PlanConfig) and method != REFERENCE for method in methods):
         raise ValueError("the run has no method that replans at every block; add one to evaluate.methods")
     return tuple(methods)
-
-
-def continuous_planners() -> list[str]:
-    """Planners that need nothing but a cost of continuous actions, its gradient or its states."""
-    return [name for name, planner in PLANNERS.items() if not {"choices", "violation"} & set(planner.needs)]
 
 
 def bench_front(
     run: RunConfig, manifests: Sequence[Manifest], checkpoint: Checkpoint, out: Path, planners: Sequence[str]
 ) -> list[FrontRow]:
     """Evaluate the whole front; outcomes are logged in `out` and a second call continues."""
-    config = replace(run.evaluate, methods=front_methods(run, planners))
+    methods = front_methods(run, planners, checkpoint.proposal is not None)
+    config = replace(run.evaluate, methods=methods)
     return front_rows(evaluate(config, manifests, checkpoint, out))
 
 
@@ -105,7 +100,7 @@ def best_rows(rows: Sequence[FrontRow]) -> dict[str, FrontRow]:
     """Per goal set, the planning row of least median time that is as good as the reference."""
     best: dict[str, FrontRow] = {}
     for row in rows:
-        contends = row.candidates and row.as_good and row.method not in (REFERENCE.name, "oracle")
+        contends = row.as_good and row.method not in (REFERENCE.name, "random", "oracle")
         if contends and (row.goals not in best or row.plan_ms_p50 < best[row.goals].plan_ms_p50):
             best[row.goals] = row
     return best

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lewm.bench.sized import planner_at, searches
 from lewm.checkpoint import load
 from lewm.config import load as load_config
 from lewm.cost_to_go import CostToGo
@@ -14,8 +15,9 @@ from lewm.evaluate.timing import hardware, torch_threads
 from lewm.pipeline import pick_device
 from lewm.planning.agent import action_box
 from lewm.planning.costs import CostConfig, GoalCost, Situation
+from lewm.planning.fast_rollout import prepare
 from lewm.world_model import ModelFacts, WorldModel
-from planners import PLANNERS, noise_table
+from planners import noise_table
 
 BUDGETS = ((32, 3, 2), (64, 3, 4), (300, 10, 5))
 """Candidates, iterations, horizon."""
@@ -53,7 +55,7 @@ def fresh_model(config: str) -> tuple[WorldModel, CostToGo]:
     return model, CostToGo(run.cost_to_go, model.latent_dim, model.tokens).eval()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def time_plan(
     model: WorldModel,
     head: CostToGo | None,
@@ -65,15 +67,15 @@ def time_plan(
 ) -> tuple[float, float]:
     """p50 and p95 milliseconds per plan and problem, noise drawing included, warm-up excluded."""
     candidates, iterations, horizon = budget
-    planner = PLANNERS[planner_name](candidates=candidates, iterations=iterations, horizon=horizon)
+    planner = planner_at(planner_name, candidates, iterations, horizon)
     generator = torch.Generator().manual_seed(0)
     shape = (batch, 1, model.tokens, model.latent_dim)
     latent, goal = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
     situation = Situation(latent.to(model.device), torch.zeros(batch, 0, model.action_dim, device=model.device))
-    cost_fn = GoalCost(model, head, cost, situation, goal[:, 0].to(model.device))
-    box, times = action_box(model), []
+    box, fast, times = action_box(model), prepare(model, head), []
     for i in range(WARMUP + plans):
         start = time.perf_counter()
+        cost_fn = GoalCost(model, head, cost, situation, goal[:, 0].to(model.device), fast)
         noise = noise_table([(0, b, i) for b in range(batch)], planner, model.action_dim).to(model.device)
         planner.plan(cost_fn, noise, box).action_BHA.cpu()
         times.append(1000 * (time.perf_counter() - start) / batch)
@@ -82,7 +84,7 @@ def time_plan(
 
 
 def bench_plan(checkpoint: Path | None, config: str, threads: int, plans: int, device: str) -> list[BenchRow]:
-    """Every planner at every budget and batch size, with latent-L2 and, where there is a head, cost-to-go."""
+    """Every search at every budget and batch size, with latent-L2 and, where there is a head, cost-to-go."""
     if plans < 1:
         raise ValueError(f"--plans is {plans}; time at least one plan per row")
     chosen = pick_device(device)
@@ -96,7 +98,7 @@ def bench_plan(checkpoint: Path | None, config: str, threads: int, plans: int, d
     costs = [CostConfig({"latent_l2": 1.0}, "terminal")] + ([CostConfig()] if head is not None else [])
     rows = []
     with torch_threads(threads):
-        for planner in PLANNERS:
+        for planner in searches():
             for budget in BUDGETS:
                 for batch in BATCHES:
                     for cost in costs:

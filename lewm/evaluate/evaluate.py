@@ -14,7 +14,7 @@ from lewm.baselines import OracleConfig, RandomConfig
 from lewm.checkpoint import Checkpoint
 from lewm.data.store import Store, split_episodes
 from lewm.evaluate.manifest import GoalSet, Manifest, load_manifest, make_manifest, save_manifest
-from lewm.evaluate.methods import MethodConfig, PlanConfig, labels, make_policy
+from lewm.evaluate.methods import LearnedConfig, MethodConfig, PlanConfig, labels, make_policy, within_budget
 from lewm.evaluate.results import ResultRow
 from lewm.evaluate.runner import Outcome, run_manifest
 from lewm.evaluate.statistics import wilson
@@ -86,7 +86,7 @@ def with_baselines(methods: Sequence[MethodConfig]) -> tuple[MethodConfig, ...]:
 def _key(method: MethodConfig, manifest: Manifest, checkpoint: Checkpoint | None, seed: int) -> str:
     """What an outcome depends on; a log written for anything else is not continued."""
     weights = ""
-    if isinstance(method, PlanConfig) and checkpoint is not None:
+    if isinstance(method, LearnedConfig) and checkpoint is not None:
         weights = hashlib.sha256((checkpoint.path / "model.safetensors").read_bytes()).hexdigest()
     world = envs.make(manifest.task, **manifest.settings).renderer_fingerprint()
     parts = [__version__, world, asdict(method), asdict(manifest), weights, seed]
@@ -103,8 +103,9 @@ def evaluate(
 ) -> list[Evaluated]:
     """Run every method on every manifest; outcomes are logged in `out` as they come and reused by the next call."""
     results = []
+    methods = [within_budget(method, checkpoint, config.threads, quiet) for method in with_baselines(config.methods)]
     for manifest in manifests:
-        for method in with_baselines(config.methods):
+        for method in methods:
             policy = make_policy(method, checkpoint, config.seed)
             log = out / "outcomes" / f"{manifest.goals.name}.{method.name}.jsonl"
             with Stage(f"{manifest.goals.name} {method.name}", len(manifest.problems), "goals", quiet) as stage:
@@ -118,7 +119,7 @@ def evaluate(
             times = time_plans(policy, manifest, config.timed_plans, config.threads)
             n, successes = len(outcomes), sum(o.success for o in outcomes)
             low, high = wilson(successes, n)
-            device = checkpoint.model.device.type if checkpoint and isinstance(method, PlanConfig) else "cpu"
+            device = checkpoint.model.device.type if checkpoint and isinstance(method, LearnedConfig) else "cpu"
             row = ResultRow(
                 task=manifest.task,
                 goals=manifest.goals.name,

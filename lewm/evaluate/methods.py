@@ -1,13 +1,17 @@
 """Methods by name: a world-model planner or a baseline, from its configuration to a policy that can be run."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+import sys
+from dataclasses import dataclass, field, replace
+from typing import Literal, cast
 
 from lewm.baselines import BASELINES, BaselineConfig
 from lewm.checkpoint import Checkpoint
+from lewm.evaluate.timing import torch_threads
 from lewm.planning.agent import Agent
 from lewm.planning.costs import CostConfig
+from lewm.planning.informed_start import Follow, ProposalUse, check_proposal
 from lewm.planning.policy import AgentPolicy, Policy
+from lewm.planning.realtime import RealtimeAgent
 from planners import CEM, PlannerConfig
 
 
@@ -27,6 +31,14 @@ class PlanConfig:
     """Blocks executed before planning again; the planner's horizon means open loop."""
     history: int = 1
     """Frames the predictor is given."""
+    proposal: ProposalUse = "none"
+    """How the checkpoint's learned proposal starts the search: not at all, as one more candidate of the first iteration
+    (seed), or by narrowing the first Gaussian too (prior)."""
+    budget_ms: float | None = None
+    """Most milliseconds per plan, frames to actions, at the 95th percentile: candidates and iterations are then chosen
+    on this machine to fit, and the planner's own are not used. Null takes the planner as it is."""
+    realtime: bool = False
+    """Plan while executing: every plan but an episode's first starts from the frame the model predicts."""
 
     def __post_init__(self) -> None:
         if self.history < 1:
@@ -36,19 +48,68 @@ class PlanConfig:
                 f"method {self.name}: replan_every is {self.replan_every}; it must lie in 1..{self.planner.horizon}, "
                 "the planner's horizon"
             )
+        if self.budget_ms is not None and not self.budget_ms > 0:
+            raise ValueError(f"method {self.name}: budget_ms is {self.budget_ms}; it must be positive, or null")
 
 
-MethodConfig = PlanConfig | BaselineConfig
+@dataclass(frozen=True)
+class InverseModelConfig:
+    """The checkpoint's learned proposal alone, a goal-conditioned policy: one forward pass per plan, no search."""
+
+    name: str = "proposal"
+    """Name in tables."""
+    kind: Literal["proposal"] = "proposal"
+    """Which kind of method this is."""
+    replan_every: int = 1
+    """Blocks executed before it is asked again; at most the proposal's horizon."""
+
+    def __post_init__(self) -> None:
+        if self.replan_every < 1:
+            raise ValueError(f"method {self.name}: replan_every is {self.replan_every}; it must be at least 1")
+
+
+LearnedConfig = PlanConfig | InverseModelConfig
+"""Methods that act with a checkpoint."""
+
+MethodConfig = LearnedConfig | BaselineConfig
+
+
+def make_agent(method: LearnedConfig, checkpoint: Checkpoint, seed: int) -> Agent:
+    """The agent a configuration describes."""
+    if isinstance(method, PlanConfig):
+        every, history, kind = method.replan_every, method.history, RealtimeAgent if method.realtime else Agent
+        agent = kind(checkpoint, method.planner, method.cost, every, history, seed, proposal=method.proposal)
+        return agent if method.budget_ms is None else agent.within(method.budget_ms)
+    check_proposal("seed", checkpoint)
+    assert checkpoint.proposal is not None
+    uncomputed = CostConfig({"latent_l2": 1.0})
+    follow = Follow(checkpoint.proposal.config.horizon)
+    return Agent(checkpoint, follow, uncomputed, method.replan_every, seed=seed, proposal="seed")
 
 
 def make_policy(method: MethodConfig, checkpoint: Checkpoint | None, seed: int) -> Policy:
     """The policy a configuration describes. Raises ValueError when it needs a checkpoint and none is given."""
-    if isinstance(method, PlanConfig):
+    if isinstance(method, LearnedConfig):
         if checkpoint is None:
             raise ValueError(f"method {method.name} plans with a world model: pass --checkpoint")
-        agent = Agent(checkpoint, method.planner, method.cost, method.replan_every, method.history, seed)
-        return AgentPolicy(agent)
+        return AgentPolicy(make_agent(method, checkpoint, seed))
     return BASELINES[method.kind](method, seed)
+
+
+def within_budget(method: MethodConfig, checkpoint: Checkpoint | None, threads: int, quiet: bool) -> MethodConfig:
+    """The method with the search that its budget allows here as its planner, and no budget any more.
+
+    Says the choice in one line. Outcomes depend on the size alone, so they are logged under it, and whoever runs the
+    result again plans with exactly that size. Methods without a budget are returned as they are.
+    """
+    if not isinstance(method, PlanConfig) or method.budget_ms is None:
+        return method
+    with torch_threads(threads):
+        policy = make_policy(method, checkpoint, 0)
+    assert isinstance(policy, AgentPolicy) and policy.agent.budget is not None
+    if not quiet:
+        print(f"{method.name}: {policy.agent.budget.line}", file=sys.stderr)
+    return replace(method, planner=cast(PlannerConfig, policy.agent.planner), budget_ms=None)
 
 
 @dataclass(frozen=True)
@@ -66,9 +127,12 @@ class MethodLabels:
 
 def labels(method: MethodConfig) -> MethodLabels:
     """What the table says about a method."""
+    if isinstance(method, InverseModelConfig):
+        return MethodLabels(method.name, "proposal", "none", 1, 1, method.replan_every, method.replan_every)
     planner = getattr(method, "planner", None)
     if planner is None:
         return MethodLabels(method.name, "none", "none", 0, 0, 0, 0)
     cost = method.cost.label if isinstance(method, PlanConfig) else "true distance (sum)"
     every = method.replan_every if isinstance(method, PlanConfig) else 1
-    return MethodLabels(method.name, planner.name, cost, planner.candidates, planner.iterations, planner.horizon, every)
+    how = f"{planner.name}, realtime" if isinstance(method, PlanConfig) and method.realtime else planner.name
+    return MethodLabels(method.name, how, cost, planner.candidates, planner.iterations, planner.horizon, every)

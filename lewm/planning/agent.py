@@ -3,10 +3,12 @@
 Works on one problem or on a batch; a problem's actions never depend on its neighbours (noise is keyed by episode).
 """
 
+import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -14,7 +16,12 @@ from torch import Tensor
 
 from lewm.checkpoint import Checkpoint, load
 from lewm.data.stacking import channels_first
+from lewm.planning.budget import Budget, fit_budget, replan_times
 from lewm.planning.costs import CostConfig, GoalCost, Situation
+from lewm.planning.fast_compile import compile_rollout
+from lewm.planning.fast_rollout import prepare
+from lewm.planning.graph import plan_graphs
+from lewm.planning.informed_start import ProposalUse, check_proposal, informed_start, propose
 from lewm.world_model import WorldModel
 from planners import CEM, PLANNERS, ActionBox, Plan, Planner, WarmStart, noise_table
 
@@ -41,6 +48,16 @@ class Replan:
     """Milliseconds to stack and encode the frames."""
     plan_ms: float
     """Milliseconds from latents to action."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a plan looks at, as arrays nobody else writes to: planning may go on in another thread."""
+
+    stacks: list[list[np.ndarray]]
+    """Per frame, oldest first: its stack, oldest first, each (B, Y, X, 3)."""
+    past: list[np.ndarray]
+    """The raw action blocks between the frames, each (B, A)."""
 
 
 def action_box(model: WorldModel) -> ActionBox:
@@ -78,21 +95,32 @@ class Agent:
         replan_every: int = 1,
         history: int = 1,
         seed: int = 0,
+        graph: bool | None = None,
+        proposal: ProposalUse = "none",
+        fast: bool = True,
     ) -> None:
         if not 1 <= replan_every <= planner.horizon:
             raise ValueError(
                 f"replan_every is {replan_every}; it must lie in 1..{planner.horizon}, the planner's horizon"
             )
         self.model, self.head = checkpoint.model, checkpoint.cost_to_go
+        if "proprio" in cost.terms and checkpoint.readout is None:
+            raise ValueError(
+                f"cost proprio: {checkpoint.path} reads out no state entries; train one with readout.entries"
+            )
         if "cost_to_go" in cost.terms and self.head is None:
             raise ValueError(f"cost cost_to_go: {checkpoint.path} has no cost-to-go head; use latent_l2 or train one")
+        check_proposal(proposal, checkpoint)
         if not 1 <= history <= self.model.context:
             raise ValueError(f"history is {history}; this model's predictor can see 1..{self.model.context} frames")
         self.checkpoint, self.planner, self.cost = checkpoint, planner, cost
-        self.replan_every, self.history, self.seed = replan_every, history, seed
+        self.replan_every, self.history, self.seed, self.proposal = replan_every, history, seed, proposal
         self.box = action_box(self.model)
         self.skip, self.size = self.model.config.frame_skip, self.model.facts.size
         self.goal_BKD: Tensor | None = None
+        self.fast = prepare(self.model, self.head) if fast else None
+        self.graph, self.graphs = graph, plan_graphs(planner, self._cost, self.box, self.model.device, graph)
+        self.budget: Budget | None = None
 
     @classmethod
     def load(
@@ -104,11 +132,20 @@ class Agent:
         history: int = 1,
         seed: int = 0,
         device: str = "cpu",
-    ) -> "Agent":
+        budget_ms: float | None = None,
+        proposal: ProposalUse = "none",
+        graph: bool | None = None,
+        fast: bool = True,
+        compile: bool = False,
+    ) -> Self:
         """An agent from a checkpoint folder.
 
         planner: a configured planner, a name of `planners.PLANNERS`, or None for the one in `DEFAULT_PLANNERS`. cost: a
         name, a CostConfig, or None for cost_to_go where the checkpoint has one and latent_l2 where it has not.
+        budget_ms: most milliseconds per plan, see `within`; None takes the planner as it is. proposal: how the
+        checkpoint's learned proposal starts a search, see `ProposalUse`. graph: whether every plan is one CUDA graph;
+        None where that works, see `plan_graphs`. fast: whether costs take the folded copy of the weights that `prepare`
+        makes now, the same to fp32 rounding, or the model's own rollout. compile: see `compiled`.
         """
         checkpoint = load(path, device)
         if cost is None:
@@ -121,7 +158,42 @@ class Agent:
             planner = PLANNERS[planner]()
         if planner is None:
             planner = DEFAULT_PLANNERS["cost_to_go" if "cost_to_go" in cost.terms else "latent_l2"]
-        return cls(checkpoint, planner, cost, replan_every, history, seed)
+        agent = cls(checkpoint, planner, cost, replan_every, history, seed, graph, proposal, fast)
+        agent = agent if budget_ms is None else agent.within(budget_ms)
+        return agent.compiled() if compile else agent
+
+    def within(self, budget_ms: float) -> Self:
+        """The same agent with as much search as `budget_ms` allows here; what was chosen is in its `budget`.
+
+        Takes a few seconds of trial plans. See `budget.fit_budget` for the rule and for what is refused.
+        """
+        budget = fit_budget(
+            self.planner, budget_ms, lambda planner, plans: replan_times(self.with_planner(planner), plans)
+        )
+        agent = self.with_planner(budget.planner)
+        agent.budget = budget
+        return agent
+
+    def compiled(self) -> Self:
+        """The same agent, before its first episode, with rollouts compiled for plans of one problem with its planner.
+
+        On a CPU, with a transformer; takes a minute or two, then saves a fifth to a half of a plan. All other plans
+        stay as they are. See `compile_rollout`.
+        """
+        if self.fast is None:
+            raise ValueError("compiled: this agent was made with fast=False, and only fast rollouts are compiled")
+        agent = copy.copy(self)
+        agent.fast = compile_rollout(self.fast, self.model, self.planner.candidates, self.planner.horizon, self.history)
+        agent.goal_BKD = None
+        agent.graphs = plan_graphs(agent.planner, agent._cost, agent.box, agent.model.device, agent.graph)
+        return agent
+
+    def with_planner(self, planner: Planner) -> Self:
+        """The same agent, before its first episode, with another planner of the same horizon."""
+        agent = copy.copy(self)
+        agent.planner, agent.goal_BKD = planner, None
+        agent.graphs = plan_graphs(planner, agent._cost, agent.box, agent.model.device, agent.graph)
+        return agent
 
     @torch.no_grad()
     def reset(self, goal: np.ndarray, episodes: Sequence[int] | None = None, past: Sequence[np.ndarray] = ()) -> None:
@@ -197,40 +269,73 @@ class Agent:
             self.blocks.append(self.queue_BTa[:, done - self.skip : done].reshape(len(action), -1))
         return action[0] if self.single else action
 
-    def _situation(self, rows: np.ndarray) -> Situation:
-        """Encode what the plan looks at, for the problems in `rows`."""
+    def _see(self, rows: np.ndarray) -> Seen:
+        """What a plan made now looks at, for the problems in `rows`."""
         times, stack = self._frame_times(self.step), self.model.config.frame_stack
         seen = [times[i : i + stack] for i in range(0, len(times), stack)]
-        latents = [self.encode_stacks([self._frame_at(t)[rows] for t in group]) for group in seen]
-        past = [
-            torch.from_numpy(block[rows]).to(self.model.device)
-            for block in self.blocks[len(self.blocks) + 1 - len(seen) :]
-        ]
-        empty = torch.zeros(len(rows), 0, self.model.action_dim, device=self.model.device)
+        past = self.blocks[len(self.blocks) + 1 - len(seen) :]
+        return Seen([[self._frame_at(t)[rows] for t in group] for group in seen], [block[rows] for block in past])
+
+    def _situation(self, seen: Seen) -> Situation:
+        """Encode what was seen."""
+        latents = [self.encode_stacks(stack) for stack in seen.stacks]
+        past = [torch.from_numpy(block).to(self.model.device) for block in seen.past]
+        empty = torch.zeros(len(latents[0]), 0, self.model.action_dim, device=self.model.device)
         return Situation(torch.stack(latents, 1), torch.stack(past, 1) if past else empty)
 
     def _replan(self, rows: np.ndarray) -> None:
         """Plan for the problems in `rows` and queue their actions."""
-        assert self.goal_BKD is not None
-        every, actions = self.skip * self.replan_every, self.model.facts.action_dim
-        self.queue_BTa = np.zeros((len(self.goal_BKD), every, actions), np.float32)
         if len(rows) == 0:
+            self._rest()
             return
         start = time.perf_counter()
-        situation = self._situation(rows)
+        situation = self._situation(self._see(rows))
         self._synchronise()
         encoded = time.perf_counter()
-        replan = self.step // every
+        plan = self._plan(situation, rows, self.step // (self.skip * self.replan_every), self._warm_start(rows))
+        self._queue(plan, rows)
+        done = time.perf_counter()
+        self.last = Replan(self.step, plan, situation, rows, 1000 * (encoded - start), 1000 * (done - encoded))
+
+    def _plan(self, situation: Situation, rows: np.ndarray, replan: int, start: WarmStart | None) -> Plan:
+        """The plan number `replan` of an episode, for the problems in `rows`; reads nothing that `act` changes."""
+        assert self.goal_BKD is not None
         keys = [(self.seed, self.episodes[row], replan) for row in rows]
         noise = noise_table(keys, self.planner, self.model.action_dim).to(self.model.device)
-        cost = GoalCost(self.model, self.head, self.cost, situation, self.goal_BKD[rows])
-        plan = self.planner.plan(cost, noise, self.box, self._warm_start(rows))
-        executed = plan.action_BHA[:, : self.replan_every].reshape(len(rows), every, actions)
+        goal_BKD = self.goal_BKD[rows]
+        if self.proposal != "none":
+            start = self._informed(start, situation, goal_BKD)
+        if self.graphs is not None:
+            plan = self.graphs(situation, goal_BKD, noise, start)
+        else:
+            plan = self.planner.plan(self._cost(situation, goal_BKD), noise, self.box, start)
+        self._synchronise()
+        return plan
+
+    def _informed(self, start: WarmStart | None, situation: Situation, goal_BKD: Tensor) -> WarmStart:
+        """The warm start and the checkpoint's proposal together."""
+        proposal, now_BKD = self.checkpoint.proposal, situation.latent_BTKD[:, -1]
+        assert proposal is not None
+        mean_BHA, std_BHA = propose(proposal, self.head, now_BKD, goal_BKD, self.box, self.planner.horizon)
+        return informed_start(self.proposal, start, mean_BHA, std_BHA, self.planner, self.box)
+
+    def _cost(self, situation: Situation, goal_BKD: Tensor) -> GoalCost:
+        return GoalCost(self.model, self.head, self.cost, situation, goal_BKD, self.fast, self.checkpoint.readout)
+
+    def _rest(self) -> None:
+        """Queue zeros for everybody."""
+        assert self.goal_BKD is not None
+        every = self.skip * self.replan_every
+        self.queue_BTa = np.zeros((len(self.goal_BKD), every, self.model.facts.action_dim), np.float32)
+
+    def _queue(self, plan: Plan, rows: np.ndarray) -> None:
+        """Queue a plan's actions for the problems in `rows`, and keep what the next one needs."""
+        self._rest()
+        every = self.skip * self.replan_every
+        executed = plan.action_BHA[:, : self.replan_every].reshape(len(rows), every, -1)
         self.queue_BTa[rows] = executed.cpu().numpy()
         after = plan.warm_start(self.replan_every, self.box)
         self.warm = {int(row): after.problems(slice(i, i + 1)) for i, row in enumerate(rows)}
-        done = time.perf_counter()
-        self.last = Replan(self.step, plan, situation, rows, 1000 * (encoded - start), 1000 * (done - encoded))
         oldest = self.step + every - (self.history - 1) * self.skip + min(self._frame_times(0))
         self.frames = {t: f for t, f in self.frames.items() if t >= oldest}
 
@@ -240,4 +345,4 @@ class Agent:
 
     def _synchronise(self) -> None:
         if self.model.device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.model.device)

@@ -5,6 +5,7 @@ Adding a distance is one function and one row of `DISTANCES`.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -12,41 +13,65 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lewm.cost_to_go import CostToGo
+from lewm.planning.fast_rollout import FastModel
+from lewm.planning.fast_transformer import Rollout
+from lewm.readout import Readout
 from lewm.world_model import WorldModel
 
 
-def latent_l2(latent_BNHKD: Tensor, goal_BKD: Tensor, head: CostToGo | None) -> Tensor:
+@dataclass(frozen=True)
+class Heads:
+    """The learned maps of latents that a distance may need."""
+
+    cost_to_go: CostToGo | None = None
+    readout: Readout | None = None
+
+
+def latent_l2(latent_BNHKD: Tensor, goal_BKD: Tensor, heads: Heads) -> Tensor:
     """Mean squared difference over tokens and width: about 2 between unrelated frames of a SIGReg latent."""
     return (latent_BNHKD - goal_BKD[:, None, None]).square().mean((-2, -1))
 
 
-def latent_l1(latent_BNHKD: Tensor, goal_BKD: Tensor, head: CostToGo | None) -> Tensor:
+def latent_l1(latent_BNHKD: Tensor, goal_BKD: Tensor, heads: Heads) -> Tensor:
     """Mean absolute difference over tokens and width."""
     return (latent_BNHKD - goal_BKD[:, None, None]).abs().mean((-2, -1))
 
 
-def cosine(latent_BNHKD: Tensor, goal_BKD: Tensor, head: CostToGo | None) -> Tensor:
+def cosine(latent_BNHKD: Tensor, goal_BKD: Tensor, heads: Heads) -> Tensor:
     """1 - cosine between a token and the goal's, mean over tokens: 0 for the same direction, 2 for opposite ones."""
     return (1 - F.cosine_similarity(latent_BNHKD, goal_BKD[:, None, None], dim=-1)).mean(-1)
 
 
-def cost_to_go(latent_BNHKD: Tensor, goal_BKD: Tensor, head: CostToGo | None) -> Tensor:
+def cost_to_go(latent_BNHKD: Tensor, goal_BKD: Tensor, heads: Heads) -> Tensor:
     """Blocks left, as the checkpoint's cost-to-go head sees it."""
-    if head is None:
+    if heads.cost_to_go is None:
         raise ValueError(
             "cost cost_to_go: this checkpoint has no cost-to-go head; fit one with `lewm train --cost-to-go-only`"
         )
-    blocks: Tensor = head(latent_BNHKD, goal_BKD[:, None, None])
+    blocks: Tensor = heads.cost_to_go(latent_BNHKD, goal_BKD[:, None, None])
     return blocks
 
 
-DISTANCES: Mapping[str, Callable[[Tensor, Tensor, CostToGo | None], Tensor]] = {
+def proprio(latent_BNHKD: Tensor, goal_BKD: Tensor, heads: Heads) -> Tensor:
+    """Mean squared difference of the state entries read out of both latents, in units of the recordings' variance."""
+    if heads.readout is None:
+        raise ValueError(
+            "cost proprio: this checkpoint reads out no state entries; train with readout.entries, such as "
+            "--readout.entries '[shoulder, elbow]'"
+        )
+    read_BNHP, goal_BP = heads.readout(latent_BNHKD), heads.readout(goal_BKD)
+    difference_BNH: Tensor = (read_BNHP - goal_BP[:, None, None]).square().mean(-1)
+    return difference_BNH
+
+
+DISTANCES: Mapping[str, Callable[[Tensor, Tensor, Heads], Tensor]] = {
     "latent_l2": latent_l2,
     "latent_l1": latent_l1,
     "cosine": cosine,
     "cost_to_go": cost_to_go,
+    "proprio": proprio,
 }
-"""(latent_BNHKD, goal_BKD, head) -> distance_BNH."""
+"""(latent_BNHKD, goal_BKD, heads) -> distance_BNH."""
 
 Reduce = Literal["terminal", "sum", "min", "discounted"]
 
@@ -56,7 +81,7 @@ class CostConfig:
     """What a plan is judged by."""
 
     terms: dict[str, float] = field(default_factory=lambda: {"cost_to_go": 1.0})
-    """Weight of each distance (latent_l2, latent_l1, cosine, cost_to_go); they are added."""
+    """Weight of each distance (latent_l2, latent_l1, cosine, cost_to_go, proprio); they are added."""
     reduce: Reduce = "sum"
     """Over the imagined frames: the last one, the mean of all (a plan that arrives early wins), the closest, or a mean
     whose weights shrink by `discount` from each frame to the next."""
@@ -124,13 +149,15 @@ class GoalCost:
     config: CostConfig
     situation: Situation
     goal_BKD: Tensor
+    fast: FastModel | None = None
+    """Model and head as `prepare` makes them: the same costs to fp32 rounding, sooner. None runs the plain ones."""
+    readout: Readout | None = None
+    """State entries read out of latents, for the proprioceptive distance."""
 
     def __call__(self, action_BNHA: Tensor) -> Tensor:
         """cost_BN of candidates in raw action units."""
-        latent_BNHKD = self.model.rollout(self.situation.latent_BTKD, self.situation.past_BTA, action_BNHA)
-        if self.config.reduce == "terminal":
-            latent_BNHKD = latent_BNHKD[:, :, -1:]
-        cost_BN = reduce_frames(self._distance(latent_BNHKD), self.config)
+        distance = self._plain if self._futures is None else self._fast
+        cost_BN = reduce_frames(distance(action_BNHA), self.config)
         if self.config.action_penalty:
             effort_BN = self.model.scale_action(action_BNHA).square().mean((-2, -1))
             cost_BN = cost_BN + self.config.action_penalty * effort_BN
@@ -139,6 +166,12 @@ class GoalCost:
     def distance(self, state_BNHS: Tensor) -> Tensor:
         """distance_BNH of flat latents from the goal; the terms without the reduction over frames."""
         return self._distance(state_BNHS.unflatten(-1, self.goal_BKD.shape[1:]))
+
+    def rollout(self, action_BNHA: Tensor) -> Tensor:
+        """state_BNHS: the flat latents after each block."""
+        if self._futures is not None:
+            return torch.stack(list(self._futures(action_BNHA)), 2).flatten(3)
+        return self.model.rollout(self.situation.latent_BTKD, self.situation.past_BTA, action_BNHA).flatten(3)
 
     def follow(self, state_BNHS: Tensor, action_BNHA: Tensor) -> Tensor:
         """next_BNHS: one prediction for every block from the flat latents before it; see `planners.StateCost`.
@@ -167,8 +200,48 @@ class GoalCost:
         scaled_BNTa = self.model.scale_action(action_BNHA).flatten(-2).unflatten(-1, (-1, entries))
         return (scaled_BNTa.diff(dim=-2).abs() - self.config.max_change).flatten(-2)
 
+    def _plain(self, action_BNHA: Tensor) -> Tensor:
+        """distance_BNH of the frames that count."""
+        latent_BNHKD = self.model.rollout(self.situation.latent_BTKD, self.situation.past_BTA, action_BNHA)
+        return self._distance(latent_BNHKD[:, :, -1:] if self.config.reduce == "terminal" else latent_BNHKD)
+
+    def _fast(self, action_BNHA: Tensor) -> Tensor:
+        """The same on the fast path; frames lead in memory, so that a step of all candidates is one matrix."""
+        assert self._futures is not None
+        latents = self._futures(action_BNHA)
+        latent_HBNKD = latents[-1][None] if self.config.reduce == "terminal" else torch.stack(latents)
+        total_HBN = torch.zeros((), device=latent_HBNKD.device)
+        for name, weight in self.config.terms.items():
+            if name == "cost_to_go" and self._blocks_left is not None:
+                distance_HBN = self._blocks_left(latent_HBNKD)
+            else:
+                latent_BNHKD = latent_HBNKD.movedim(0, 2)
+                distance_HBN = DISTANCES[name](latent_BNHKD, self.goal_BKD, self._heads).movedim(2, 0)
+            total_HBN = total_HBN + weight * distance_HBN
+        return total_HBN.movedim(0, 2)
+
+    @property
+    def _heads(self) -> Heads:
+        return Heads(self.head, self.readout)
+
+    @cached_property
+    def _futures(self) -> Rollout | None:
+        """The part of the fast rollout that all calls share; made at the first one."""
+        if self.fast is None:
+            return None
+        latent_BTKD, past_BTA = self.situation.latent_BTKD, self.situation.past_BTA
+        seen, past = latent_BTKD.shape[1], past_BTA.shape[1]
+        if past != seen - 1:
+            raise ValueError(f"situation: {seen} frames need {seen - 1} past action blocks, got {past}")
+        return self.fast.rollout.begin(latent_BTKD, past_BTA)
+
+    @cached_property
+    def _blocks_left(self) -> Callable[[Tensor], Tensor] | None:
+        """The part of the cost-to-go head that all calls share."""
+        return None if self.fast is None or self.fast.head is None else self.fast.head.begin(self.goal_BKD)
+
     def _distance(self, latent_BNHKD: Tensor) -> Tensor:
         total_BNH = torch.zeros((), device=latent_BNHKD.device)
         for name, weight in self.config.terms.items():
-            total_BNH = total_BNH + weight * DISTANCES[name](latent_BNHKD, self.goal_BKD, self.head)
+            total_BNH = total_BNH + weight * DISTANCES[name](latent_BNHKD, self.goal_BKD, self._heads)
         return total_BNH

@@ -71,6 +71,8 @@ class EpisodeConfig:
     """Start state and search noise."""
     device: str = "cpu"
     """Where torch computes."""
+    budget_ms: float | None = None
+    """Most milliseconds per plan; None takes the planner as it is."""
 
     def __post_init__(self) -> None:
         if self.budget < 1:
@@ -128,7 +130,14 @@ def drive(agent: Agent, env: envs.GoalEnv, picture: np.ndarray, config: EpisodeC
 
 def run_episode(config: EpisodeConfig, out: Path) -> str:
     """Plan to the picture, write `episode.mp4` (seen, goal, imagined) and `trace.json` to `out`; returns a summary."""
-    agent = Agent.load(config.checkpoint, config.planner, config.cost, seed=config.seed, device=config.device)
+    agent = Agent.load(
+        config.checkpoint,
+        config.planner,
+        config.cost,
+        seed=config.seed,
+        device=config.device,
+        budget_ms=config.budget_ms,
+    )
     origin = agent.checkpoint.origin
     picture = read_goal(config.goal, agent.size)
     own = config.task in (None, origin.task)
@@ -156,7 +165,8 @@ def run_episode(config: EpisodeConfig, out: Path) -> str:
     (out / "trace.json").write_text(json.dumps(facts | {"steps": episode.steps}, indent=1) + "\n")
     times = [s["plan_ms"] for s in episode.steps[1:] if s["plan_ms"] is not None]
     median = f"{np.median(times):.1f} ms per plan" if times else "one plan"
+    budget = "" if agent.budget is None else f"{agent.budget.line}\n"
     return (
-        f"goal {outcome} after {len(episode.steps)} steps, {median}\n"
+        f"{budget}goal {outcome} after {len(episode.steps)} steps, {median}\n"
         f"video {out / 'episode.mp4'}\ntrace {out / 'trace.json'}"
     )

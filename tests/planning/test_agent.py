@@ -336,7 +336,7 @@ def test_load_by_name(tiny_checkpoint: Checkpoint) -> None:
     other = Agent.load(str(path), "mppi", "latent_l2")
     assert (other.planner, other.cost.terms) == (MPPI(), L2.terms)
     assert Agent.load(path, SMALL, L2).planner is SMALL
-    with pytest.raises(ValueError, match="no planner is called 'cme'; there are cem, mppi"):
+    with pytest.raises(ValueError, match=r"no planner is called 'cme'; there are .*cem, .*mppi"):
         Agent.load(path, "cme")
     with pytest.raises(ValueError, match="no distance is called 'l3'"):
         Agent.load(path, cost="l3")

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
-from toy_models import FACTS, toy_head, toy_model
+from toy_models import FACTS, toy_head, toy_model, toy_readout
 
-from lewm.nets.predictors import MLPConfig, PredictorConfig
-from lewm.planning.costs import DISTANCES, CostConfig, GoalCost, Situation
+from lewm.nets.predictors import MLPConfig, PredictorConfig, RotaryConfig
+from lewm.planning.costs import DISTANCES, CostConfig, GoalCost, Heads, Situation
 
 
 class Adder:
@@ -114,16 +114,17 @@ def test_every_distance_gives_a_finite_cost_per_problem_and_candidate(name: str,
     goal = torch.randn(3, 1, 4, generator=generator)
     action = torch.randn(3, 5, 2, model.action_dim, generator=generator)
     head = toy_head(model)
-    cost = GoalCost(model, head, CostConfig({name: 1.0}, reduce), situation, goal)(action)
+    config, readout = CostConfig({name: 1.0}, reduce), toy_readout(model)
+    cost = GoalCost(model, head, config, situation, goal, readout=readout)(action)
     assert cost.shape == (3, 5) and cost.isfinite().all()
     alone = Situation(situation.latent_BTKD[1:2], situation.past_BTA[1:2])
-    one = GoalCost(model, head, CostConfig({name: 1.0}, reduce), alone, goal[1:2])(action[1:2])
+    one = GoalCost(model, head, config, alone, goal[1:2], readout=readout)(action[1:2])
     torch.testing.assert_close(one, cost[1:2])
 
 
 def test_a_cost_is_lowest_at_the_goal_itself() -> None:
     latent = torch.randn(1, 6, 1, 1, 4, generator=torch.Generator().manual_seed(0))
-    distance = DISTANCES["latent_l2"](latent, latent[:, 3, 0], None)
+    distance = DISTANCES["latent_l2"](latent, latent[:, 3, 0], Heads())
     assert distance[0, :, 0].argmin() == 3 and distance[0, 3, 0] == 0
 
 

@@ -1,0 +1,31 @@
+"""Planners at a given budget, whatever their own settings are called."""
+
+from dataclasses import fields
+from typing import Any
+
+from planners import CEM, PLANNERS, Hybrid, PlannerConfig
+
+
+def searches() -> list[str]:
+    """Planners that need nothing but a cost: candidates x iterations mean the same work to each of them."""
+    return [name for name, planner in PLANNERS.items() if not planner.needs]
+
+
+def continuous_planners() -> list[str]:
+    """Planners of continuous actions that keep no limits; some need the gradient or the states of the cost."""
+    return [name for name, planner in PLANNERS.items() if not {"choices", "violation"} & set(planner.needs)]
+
+
+def planner_at(name: str, candidates: int, iterations: int, horizon: int, execute: str = "mean") -> PlannerConfig:
+    """A planner of `continuous_planners` at a budget; a fifth of the candidates are elites, where it has any."""
+    if name == "hybrid":
+        search = planner_at("cem", candidates, iterations, horizon, execute)
+        assert isinstance(search, CEM)
+        return Hybrid(search=search)
+    offered = {field.name for field in fields(PLANNERS[name])}
+    options: dict[str, Any] = {"candidates": candidates, "iterations": iterations, "horizon": horizon}
+    assert options.keys() <= offered, f"{name} is a planner around another one"
+    options |= {
+        key: value for key, value in (("elites", max(2, candidates // 5)), ("execute", execute)) if key in offered
+    }
+    return PLANNERS[name](**options)

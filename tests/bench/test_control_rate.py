@@ -1,0 +1,71 @@
+"""The control-rate benchmark: which steps it times, what it derives from them, what it refuses."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from lewm.bench.control_rate import ControlRow, bench_control, drive, table
+from lewm.cli import main
+from lewm.planning.agent import DEFAULT_PLANNERS, Agent
+
+
+def test_rows_of_both_ways_to_plan(tiny_checkpoint_path: Path) -> None:
+    rows = bench_control(tiny_checkpoint_path, [1], plans=4, rate=500.0, device="cpu")
+    assert [(r.mode, r.step) for r in rows] == [
+        ("in turn", "plans"),
+        ("in turn", "between"),
+        ("realtime", "plans"),
+        ("realtime", "between"),
+    ]
+    planner = DEFAULT_PLANNERS["cost_to_go"]
+    for r in rows:
+        assert r.steps == (4 if r.step == "plans" else 16) and r.block == 5
+        assert 0 < r.ms_p50 <= r.ms_p95
+        assert (r.hz_p50, r.hz_p95) == pytest.approx((1000 / r.ms_p50, 1000 / r.ms_p95))
+        assert (r.threads, r.device, r.model) == (1, "cpu", str(tiny_checkpoint_path))
+        assert (r.candidates, r.iterations, r.horizon) == (planner.candidates, planner.iterations, planner.horizon)
+    in_turn, _, realtime, _ = rows
+    assert (in_turn.rate, in_turn.misses, in_turn.wait_ms_p50) == (None, None, None)
+    assert in_turn.sustained_hz == in_turn.hz_p95
+    assert realtime.rate == 500 and realtime.misses is not None and 0 <= realtime.misses <= 4
+    assert realtime.sustained_hz == pytest.approx(5 * 1000 / realtime.planning_ms_p95)
+    text = table(rows)
+    assert text.count("\n") == 5 and f"{realtime.misses} of 4" in text and "paced at 500 steps/s" in text
+
+
+def test_every_step_is_one_act(tiny_checkpoint_path: Path) -> None:
+    agent = Agent.load(tiny_checkpoint_path, replan_every=2)
+    driven = drive(agent, 3, None)
+    assert (len(driven.plans), len(driven.between), len(driven.planning)) == (3, 27, 3)
+    for act, planning in zip(driven.plans, driven.planning, strict=True):
+        assert act >= planning, "an act that plans holds its plan"
+
+
+def test_nonsense_is_refused(tiny_checkpoint_path: Path) -> None:
+    with pytest.raises(ValueError, match="--plans is 0; time at least one plan per row"):
+        bench_control(tiny_checkpoint_path, [1], 0, 100.0, "cpu")
+    with pytest.raises(ValueError, match=r"--rate is 0\.0; it must be a positive number of steps per second"):
+        bench_control(tiny_checkpoint_path, [1], 1, 0.0, "cpu")
+
+
+def test_on_the_command_line(tiny_checkpoint_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "control.json"
+    main(
+        [
+            "bench",
+            "control",
+            "--checkpoint",
+            str(tiny_checkpoint_path),
+            "--plans",
+            "2",
+            "--rate",
+            "500",
+            "--json",
+            str(out),
+        ]
+    )
+    rows = json.loads(out.read_text())
+    assert len(rows) == 4 and set(rows[0]) == {f.name for f in fields(ControlRow)}
+    assert capsys.readouterr().out.startswith("mode")
