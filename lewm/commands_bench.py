@@ -39,6 +39,7 @@ def add_plan(sub: argparse.ArgumentParser) -> None:
         metavar="BxI",
         help="with --peer: problems x iterations of every row (default 1x10 1x30 50x1; published are 10 and 30)",
     )
+    sub.add_argument("--compile", action="store_true", help="with --peer: our rollout compiled too (a minute each)")
     add_device(sub)
     add_json(sub)
 
@@ -47,6 +48,8 @@ def plan(args: argparse.Namespace) -> None:
     """Milliseconds per plan."""
     if args.plot is not None and not args.scaling:
         raise ValueError(f"--plot {args.plot}: only --scaling draws a picture; add it, or leave --plot out")
+    if args.compile and not args.peer:
+        raise ValueError("--compile is for --peer: add it, or leave --compile out")
     if args.peer:
         peer_plan(args)
         return
@@ -72,7 +75,7 @@ def peer_plan(args: argparse.Namespace) -> None:
 
     sizes = [peer_plan.parse_size(text) for text in args.sizes]
     plans, device = 3 if args.plans is None else args.plans, str(pick_device(args.device))
-    rows = peer_plan.bench_peer(args.peer_python, sizes, args.threads, plans, device)
+    rows = peer_plan.bench_peer(args.peer_python, sizes, args.threads, plans, device, args.compile)
     write_rows(args.json, rows)
     print(peer_plan.table(rows))
 

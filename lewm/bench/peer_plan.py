@@ -14,6 +14,7 @@ from lewm.evaluate.timing import hardware, torch_threads
 from lewm.import_model import DataFacts, read_model
 from lewm.planning.agent import action_box
 from lewm.planning.costs import CostConfig, GoalCost, Situation
+from lewm.planning.fast_compile import compile_rollout
 from lewm.planning.fast_rollout import FastModel, prepare
 from lewm.progress import Stage
 from lewm.world_model import WorldModel
@@ -98,6 +99,11 @@ def fast(model: WorldModel) -> GoalToCost:
     return plain(model, prepare(model))
 
 
+def compiled(size: Size) -> Ours:
+    """The same compiled for one problem of this size."""
+    return lambda model: plain(model, compile_rollout(prepare(model), model, size.candidates, size.horizon))
+
+
 def cost_difference(cost_fn: CostFn, theirs: PeerPlan, model: WorldModel) -> float:
     """Largest difference between our cost and the peer's of the candidates it scored, relative to its cost.
 
@@ -111,8 +117,10 @@ def cost_difference(cost_fn: CostFn, theirs: PeerPlan, model: WorldModel) -> flo
     return worst
 
 
-@torch.inference_mode()
-def compare(peer: Peer, model: WorldModel, size: Size, plans: int, ours: Ours = fast, name: str = "LeWM") -> PeerRow:
+@torch.no_grad()
+def compare(
+    peer: Peer, model: WorldModel, size: Size, plans: int, ours: Ours = fast, name: str = "LeWM", how: str = "eager"
+) -> PeerRow:
     """Time one search by both, taking turns, each drawing its own noise; the plans before that are not timed.
 
     `model` must be the one the peer has made. Raises ValueError when the two disagree on what candidates cost.
@@ -137,7 +145,7 @@ def compare(peer: Peer, model: WorldModel, size: Size, plans: int, ours: Ours = 
         peer_ms.append(peer.plan(latent_BD, goal_BD, size, seed=i).ms / size.batch)
     p50, p95 = (float(p) for p in np.percentile(ours_ms, [50, 95]))
     return PeerRow(
-        case="cem, latent L2 of the last frame",
+        case=f"cem, latent L2 of the last frame, {how}",
         device=model.device.type,
         threads=torch.get_num_threads(),
         model=name,
@@ -157,31 +165,39 @@ def compare(peer: Peer, model: WorldModel, size: Size, plans: int, ours: Ours = 
 
 
 def bench_peer(
-    python: Path, sizes: Sequence[Size], threads: int, plans: int, device: str, ours: Ours = fast
+    python: Path, sizes: Sequence[Size], threads: int, plans: int, device: str, compile: bool = False
 ) -> list[PeerRow]:
-    """Every search by both, on a LeWM of the paper's size whose random weights the peer writes and we import."""
+    """Every search by both, on a LeWM of the paper's size whose random weights the peer writes and we import.
+
+    compile: whether searches for one problem are also run with our rollout compiled, in rows of their own.
+    """
     if plans < 1:
         raise ValueError(f"--plans is {plans}; time at least one plan per row")
-    rows = []
-    with torch_threads(threads), Peer(python, threads, device) as peer, Stage("bench", len(sizes), "rows") as stage:
+    rows, extra = [], sum(compile and size.batch == 1 for size in sizes)
+    stage = Stage("bench", len(sizes) + extra, "rows")
+    with torch_threads(threads), Peer(python, threads, device) as peer, stage:
         peer.make(PAPER, 0, peer.folder / "model")
         model = read_model(peer.folder / "model", UNSCALED).to(device)
         for size in sizes:
-            rows.append(compare(peer, model, size, plans, ours, "LeWM, paper size, random weights"))
-            stage.update()
+            ways: list[tuple[str, Ours]] = [("eager", fast)]
+            if compile and size.batch == 1:
+                ways.append(("compiled", compiled(size)))
+            for how, ours in ways:
+                rows.append(compare(peer, model, size, plans, ours, "LeWM, paper size, random weights", how))
+                stage.update()
     return rows
 
 
 def table(rows: Sequence[PeerRow]) -> str:
     """The rows as aligned text."""
     lines = [
-        f"{'batch':>5} {'search':>10} {'ours ms p50':>12} {'p95':>9} {'peer ms p50':>12} {'ratio':>6}"
+        f"{'ours':<8} {'batch':>5} {'search':>10} {'ours ms p50':>12} {'p95':>9} {'peer ms p50':>12} {'ratio':>6}"
         f" {'costs differ':>13}"
     ]
     for r in rows:
         search = f"{r.candidates}x{r.iterations}x{r.horizon}"
         lines.append(
-            f"{r.batch:>5} {search:>10} {r.ours_ms_p50:>12.1f} {r.ours_ms_p95:>9.1f} {r.peer_ms_p50:>12.1f}"
+            f"{r.case.rsplit(', ', 1)[1]:<8} {r.batch:>5} {search:>10} {r.ours_ms_p50:>12.1f} {r.ours_ms_p95:>9.1f} {r.peer_ms_p50:>12.1f}"
             f" {r.ratio:>5.2f}x {r.max_cost_difference:>13.1e}"
         )
     first = rows[0]
