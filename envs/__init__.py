@@ -28,6 +28,8 @@ class Task:
 TASKS: dict[str, Task] = {
     "two_room": Task(id="lewm/TwoRoom-v0", entry_point="envs.two_room:TwoRoom", max_episode_steps=200),
     "reacher": Task(id="lewm/Reacher-v0", entry_point="envs.reacher:Reacher", max_episode_steps=200),
+    "push_t": Task(id="lewm/PushT-v0", entry_point="envs.push_t:PushT", max_episode_steps=200),
+    "door": Task(id="lewm/Door-v0", entry_point="envs.door:Door", max_episode_steps=100),
 }
 
 for _task in TASKS.values():

@@ -85,7 +85,7 @@ class TwoRoom(GoalEnv):
         self.door_low = door_y - door_opening / 2 + agent_radius
         self.door_high = door_y + door_opening / 2 - agent_radius
         inf = np.inf
-        self._solids_M22 = np.array(
+        self.solids_M22 = np.array(
             [  # ((x_low, y_low), (x_high, y_high)) of each solid, for the disc's centre
                 [[-inf, -inf], [self.low, inf]],
                 [[self.high, -inf], [inf, inf]],
@@ -95,7 +95,7 @@ class TwoRoom(GoalEnv):
                 [[self.wall_left, self.door_high], [self.wall_right, inf]],
             ]
         )
-        self._canvas = self._draw_arena()
+        self._canvas = self.draw_arena()
         self._state_S = np.array(self.home_state)
 
     @property
@@ -116,7 +116,7 @@ class TwoRoom(GoalEnv):
     def advance(self, action_A: ArrayLike) -> None:
         """Move the disc by one action (2,)."""
         move_12 = self.max_move * self.check_actions(action_A, ())[None]
-        self._state_S = slide(self._state_S[None], move_12, self._solids_M22)[0]
+        self._state_S = slide(self._state_S[None], move_12, self.solids_M22)[0]
 
     def simulate(self, state_S: ArrayLike, action_NTA: ArrayLike) -> Array:
         """The positions (N, T, 2) after each step of N action sequences from one state."""
@@ -125,7 +125,7 @@ class TwoRoom(GoalEnv):
         state_NTS = np.empty(move_NTA.shape)
         state_NS = np.broadcast_to(start_S, (move_NTA.shape[0], 2))
         for t in range(move_NTA.shape[1]):
-            state_NS = state_NTS[:, t] = slide(state_NS, move_NTA[:, t], self._solids_M22)
+            state_NS = state_NTS[:, t] = slide(state_NS, move_NTA[:, t], self.solids_M22)
         return state_NTS
 
     def distance(self, state_S: ArrayLike, goal_S: ArrayLike) -> Array:
@@ -207,7 +207,8 @@ class TwoRoom(GoalEnv):
             if x <= self.wall_left or x >= self.wall_right or self.door_low <= y <= self.door_high:
                 return state_S
 
-    def _draw_arena(self) -> Canvas:
+    def draw_arena(self) -> Canvas:
+        """A canvas that shows the arena without the disc."""
         canvas = Canvas(self.size, centre=(0.5, 0.5), half_extent=0.5, colour=FLOOR)
         for low, high in (
             (0.0, self.door_y - self.door_opening / 2),

@@ -22,7 +22,9 @@ from torch import Tensor, nn
 from lewm import distributed
 from lewm.data.store import Store, split_episodes
 from lewm.data.windows import Batch, Windows, batch_indices
+from lewm.nets.variable import Followed
 from lewm.objectives import AddOnsConfig, Losses, Objective, ObjectiveConfig, build_objective
+from lewm.objectives.variable import with_variable
 from lewm.probes import Health, probe_model
 from lewm.progress import Stage
 from lewm.train_log import StepRecord, TrainLog
@@ -125,14 +127,32 @@ def predictions(model: WorldModel, latent_BTKD: Tensor, action_BTA: Tensor, conf
     return tuple(modes)
 
 
+def explained(
+    model: WorldModel, latent_BTKD: Tensor, action_BTA: Tensor, config: TrainConfig, generator: torch.Generator
+) -> tuple[Followed, ...]:
+    """`predictions` of a model with a latent variable, which is inferred in every block."""
+    assert model.variable is not None
+    histories = {"teacher_forcing": [config.frames - 1], "rollout": [config.history]}
+    histories["both"] = histories["teacher_forcing"] + histories["rollout"]
+    # Drawn for the clips of all processes, as one process would draw it, of which each takes its own.
+    world = distributed.world_size()
+    noise_BTV = model.variable.noise((world * len(latent_BTKD), config.frames - 1), generator)
+    noise_BTV = noise_BTV[distributed.rank() :: world].to(latent_BTKD)
+    return tuple(model.follow(latent_BTKD, action_BTA, h, noise_BTV) for h in histories[config.prediction])
+
+
 def step_losses(
     model: WorldModel, batch: Batch, config: TrainConfig, objective: Objective, generator: torch.Generator
 ) -> Losses:
     """Encode a clip, predict it, score it: the whole forward pass of training."""
     latent_BTKD = model.encode(batch.pixels_BTCYX)
-    predicted = predictions(model, latent_BTKD, batch.action_BTA, config)
-    losses: Losses = objective(latent_BTKD, predicted, batch, generator)
-    return losses
+    if model.variable is None:
+        predicted = predictions(model, latent_BTKD, batch.action_BTA, config)
+        losses: Losses = objective(latent_BTKD, predicted, batch, generator)
+        return losses
+    followed = explained(model, latent_BTKD, batch.action_BTA, config, generator)
+    losses = objective(latent_BTKD, tuple(one.scored_BTKD for one in followed), batch, generator)
+    return with_variable(losses, followed, model.variable)
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

@@ -5,6 +5,7 @@ K latent tokens per frame, D latent width, C Y X image.
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from lewm.data.windows import WindowSpec
 from lewm.nets.encoders import ConvConfig, EncoderConfig, build_encoder
 from lewm.nets.predictors import MLPConfig, PredictorConfig, build_predictor
+from lewm.nets.variable import Followed, VariableConfig, build_variable
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class ModelConfig:
     """Frames the encoder sees at once; 2 lets it read velocities."""
     stack_stride: int = 1
     """Environment steps between stacked frames."""
+    variable: VariableConfig | None = None
+    """What the next frame holds beyond latent and action, for stochastic worlds (discrete, gaussian); null: nothing."""
 
     def __post_init__(self) -> None:
         for name in ("frame_skip", "frame_stack", "stack_stride"):
@@ -85,7 +89,12 @@ class WorldModel(nn.Module):
         self.action_dim = config.frame_skip * facts.action_dim
         self.tokens: int = self.encoder.tokens
         self.latent_dim: int = self.encoder.latent_dim
-        self.predictor = build_predictor(config.predictor, self.latent_dim, self.action_dim, self.tokens)
+        entries = 0
+        self.variable = None
+        if config.variable is not None:
+            self.variable = build_variable(config.variable, self.latent_dim, self.action_dim, self.tokens)
+            entries = self.variable.entries
+        self.predictor = build_predictor(config.predictor, self.latent_dim, self.action_dim + entries, self.tokens)
         self.context: int = self.predictor.context
         std = torch.tensor(facts.pixel_std).clamp(min=1e-3).repeat(config.frame_stack).view(-1, 1, 1)
         mean = torch.tensor(facts.pixel_mean).repeat(config.frame_stack).view(-1, 1, 1)
@@ -124,16 +133,36 @@ class WorldModel(nn.Module):
         """Raw action blocks (..., A) to about zero mean and unit variance, as the predictor reads them."""
         return (action - self.action_mean_A) / self.action_std_A
 
-    def predict(self, latent_BTKD: Tensor, action_BTA: Tensor) -> Tensor:
-        """Entry t is the latent that follows frame t when the raw action block t leaves it (causal in t)."""
-        predicted_BTKD: Tensor = self.predictor(latent_BTKD, self.scale_action(action_BTA))
+    def predict(self, latent_BTKD: Tensor, action_BTA: Tensor, variable_BTV: Tensor | None = None) -> Tensor:
+        """Entry t is the latent that follows frame t when the raw action block t leaves it (causal in t).
+
+        variable_BTV: what chance does in each block, for a model with a latent variable; None takes what its prior
+        holds likeliest. ValueError for a model without one.
+        """
+        scaled_BTA = self.scale_action(action_BTA)
+        if self.variable is not None:
+            if variable_BTV is None:
+                variable_BTV = self.variable.draw(latent_BTKD, scaled_BTA)
+            scaled_BTA = torch.cat([scaled_BTA, variable_BTV], -1)
+        elif variable_BTV is not None:
+            raise ValueError("predict: this model has no latent variable; give no variable_BTV, or set model.variable")
+        predicted_BTKD: Tensor = self.predictor(latent_BTKD, scaled_BTA)
         return predicted_BTKD.to(latent_BTKD.dtype)
 
-    def rollout(self, latent_BTKD: Tensor, past_BTA: Tensor, action_BNHA: Tensor) -> Tensor:
+    def rollout(
+        self,
+        latent_BTKD: Tensor,
+        past_BTA: Tensor,
+        action_BNHA: Tensor,
+        noise_BNHV: Tensor | None = None,
+        likely: float = 0.0,
+    ) -> Tensor:
         """Imagine N futures of every problem: latent_BNHKD after each of the H blocks.
 
         latent_BTKD: the T frames seen so far, the last one being now. past_BTA: the T-1 blocks executed between them.
         The window slides once it reaches the predictor's trained context.
+        noise_BNHV, likely: a model with a latent variable draws it in every block from its prior, see `Variable.draw`;
+        None takes the likeliest. The variables of the past are those that explain the frames seen.
         """
         batch, candidates, horizon, _ = action_BNHA.shape
         seen = latent_BTKD.shape[1]
@@ -141,8 +170,63 @@ class WorldModel(nn.Module):
             raise ValueError(f"rollout: {seen} frames need {seen - 1} past action blocks, got {past_BTA.shape[1]}")
         latents = latent_BTKD.repeat_interleave(candidates, 0)
         actions = torch.cat([past_BTA.repeat_interleave(candidates, 0), action_BNHA.flatten(0, 1)], 1)
+        values = None
+        if self.variable is not None:
+            values = latents.new_zeros(len(latents), 0, self.variable.entries)
+            if seen > 1:
+                values = self.follow(latent_BTKD, past_BTA, seen - 1).value_BTV.repeat_interleave(candidates, 0)
         for now in range(seen, seen + horizon):
             start = max(0, now - self.context)
-            window = self.predict(latents[:, start:now], actions[:, start:now])
+            if self.variable is not None and values is not None:
+                noise = None if noise_BNHV is None else noise_BNHV[:, :, now - seen].flatten(0, 1)
+                value = self.variable.draw(latents[:, -1], self.scale_action(actions[:, now - 1]), noise, likely)
+                values = torch.cat([values, value[:, None]], 1)
+            window = self.predict(
+                latents[:, start:now], actions[:, start:now], None if values is None else values[:, start:now]
+            )
             latents = torch.cat([latents, window[:, -1:]], 1)
         return latents[:, seen:].unflatten(0, (batch, candidates))
+
+    def follow(
+        self, latent_BTKD: Tensor, action_BTA: Tensor, history: int, noise_BTV: Tensor | None = None
+    ) -> Followed:
+        """Predict a recorded clip, inferring the latent variable of every block from the frame that came after it.
+
+        latent_BTKD: T frames. action_BTA: the T-1 blocks between them. history: frames that are given; from there on it
+        goes by its own predictions, so that T-1 is teacher forcing. noise_BTV: of `Variable.noise`, for training; None
+        takes the best guesses. ValueError for a model without a latent variable.
+        """
+        if self.variable is None:
+            raise ValueError("follow: this model has no latent variable; use rollout, or set model.variable")
+        if latent_BTKD.shape[1] < 2:
+            raise ValueError(f"follow: a clip of {latent_BTKD.shape[1]} frames has nothing to predict; give 2 or more")
+        frames, values = latent_BTKD[:, :1], latent_BTKD.new_zeros(len(latent_BTKD), 0, self.variable.entries)
+        found = []
+        for now in range(1, latent_BTKD.shape[1]):
+            window = slice(max(0, now - self.context), now)
+            inferred = self.variable.infer(
+                partial(self._predict_last, frames[:, window], action_BTA[:, window], values[:, window]),
+                frames[:, -1],
+                self.scale_action(action_BTA[:, now - 1]),
+                latent_BTKD[:, now],
+                None if noise_BTV is None else noise_BTV[:, now - 1],
+            )
+            found.append(inferred)
+            following = latent_BTKD[:, now] if now < history else inferred.predicted_BKD
+            frames = torch.cat([frames, following[:, None]], 1)
+            values = torch.cat([values, inferred.value_BV[:, None]], 1)
+        return Followed(
+            torch.stack([one.predicted_BKD for one in found], 1),
+            torch.stack([one.scored_BKD for one in found], 1),
+            values,
+            torch.stack([one.nats_B for one in found], 1),
+            torch.stack([one.loss_B for one in found], 1),
+        )
+
+    def _predict_last(self, latent_BTKD: Tensor, action_BTA: Tensor, past_BTV: Tensor, value_MBV: Tensor) -> Tensor:
+        """predicted_MBKD after the last frame of a window, under M values of the last block's variable."""
+        count = len(value_MBV)
+        past_MBTV = past_BTV.expand(count, *past_BTV.shape)
+        variable_RTV = torch.cat([past_MBTV, value_MBV[:, :, None]], 2).flatten(0, 1)
+        latents, actions = latent_BTKD.repeat(count, 1, 1, 1), action_BTA.repeat(count, 1, 1)
+        return self.predict(latents, actions, variable_RTV)[:, -1].unflatten(0, (count, -1))

@@ -195,9 +195,9 @@ def table(rows: Sequence[PeerRow]) -> str:
         f" {'costs differ':>13}"
     ]
     for r in rows:
-        search = f"{r.candidates}x{r.iterations}x{r.horizon}"
+        search, how = f"{r.candidates}x{r.iterations}x{r.horizon}", r.case.rsplit(", ", 1)[1]
         lines.append(
-            f"{r.case.rsplit(', ', 1)[1]:<8} {r.batch:>5} {search:>10} {r.ours_ms_p50:>12.1f} {r.ours_ms_p95:>9.1f} {r.peer_ms_p50:>12.1f}"
+            f"{how:<8} {r.batch:>5} {search:>10} {r.ours_ms_p50:>12.1f} {r.ours_ms_p95:>9.1f} {r.peer_ms_p50:>12.1f}"
             f" {r.ratio:>5.2f}x {r.max_cost_difference:>13.1e}"
         )
     first = rows[0]

@@ -181,8 +181,10 @@ def milliseconds(value: float) -> str:
     return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
-def time_bars(rows: Sequence[tuple[str, float, float, float, str]]) -> Markup:
-    """Bars of milliseconds per plan: (name, encoder, search, 95th percentile, style) from top to bottom."""
+def time_bars(
+    rows: Sequence[tuple[str, float, float, float, str]], title: str = "milliseconds per plan, encoder and search"
+) -> Markup:
+    """Bars of milliseconds: (name, encoder, search, end of the whisker, style) from top to bottom."""
     longest = max((len(name) for name, *_ in rows), default=0)
     left, row, width = 16 + 5.8 * longest, 28, 340
     room = width - left - 112
@@ -200,7 +202,7 @@ def time_bars(rows: Sequence[tuple[str, float, float, float, str]]) -> Markup:
             f'<text class="ink strong" x="{left + max(end, first + second) + 8:.1f}" y="{y + 12}">'
             f"{milliseconds(encode + search)}{f', encoder {milliseconds(encode)}' if encode else ''}</text>",
         ]
-    return _svg(width, 10 + row * len(rows), "milliseconds per plan, encoder and search", parts)
+    return _svg(width, 10 + row * len(rows), title, parts)
 
 
 def latent_chart(

@@ -56,7 +56,7 @@ def test_never_in_a_wall_and_only_through_the_door(x: float, y: float, dx: float
     if not free(x, y):
         return
     state_NS, move_N2 = np.array([[x, y]]), np.array([[dx, dy]])
-    end = envs.two_room.slide(state_NS, move_N2, ROOM._solids_M22)[0]
+    end = envs.two_room.slide(state_NS, move_N2, ROOM.solids_M22)[0]
     assert not inside_solid(end, by=1e-8)
     assert (np.abs(end - state_NS[0]) <= np.abs(move_N2[0]) + 1e-8).all()  # never pushed farther than the move
     if (x <= 0.43 and end[0] >= 0.57) or (x >= 0.57 and end[0] <= 0.43):
