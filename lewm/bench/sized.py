@@ -17,7 +17,10 @@ def continuous_planners() -> list[str]:
 
 
 def planner_at(name: str, candidates: int, iterations: int, horizon: int, execute: str = "mean") -> PlannerConfig:
-    """A planner of `continuous_planners` at a budget; a fifth of the candidates are elites, where it has any."""
+    """A planner of `continuous_planners` at a budget; a fifth of the candidates are elites, where it has any.
+
+    Where candidates are weighted instead, a tenth of them counts (`ess`), at least two.
+    """
     if name == "hybrid":
         search = planner_at("cem", candidates, iterations, horizon, execute)
         assert isinstance(search, CEM)

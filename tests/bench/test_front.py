@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lewm.bench.front import REFERENCE, FrontRow, best_rows, front_methods, front_table
+from lewm.bench.front import LADDER, REFERENCE, FrontRow, best_rows, front_methods, front_table
 from lewm.bench.sized import continuous_planners, planner_at
 from lewm.cli import main
 from lewm.config import load
@@ -22,6 +22,12 @@ ROW = FrontRow(
     encode_ms_p50=0.1, threads=1, device="cpu", seed=0, hardware="", torch="", reference_successes=150, p_value=1.0,
     cheaper=100.0,
 )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", continuous_planners())
+@pytest.mark.parametrize(("candidates", "iterations"), LADDER)
+def test_every_rung_of_the_ladder_is_a_planner(name: str, candidates: int, iterations: int) -> None:
+    assert planner_at(name, candidates, iterations, 2).candidates == candidates
 
 
 @pytest.mark.parametrize("name", continuous_planners())

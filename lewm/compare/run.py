@@ -1,0 +1,249 @@
+"""Trains and measures the rows of the comparison. Resumable: a finished row is kept, an unfinished one continues."""
+
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lewm import pipeline
+from lewm.checkpoint import Checkpoint, load
+from lewm.compare.report import write_outputs
+from lewm.compare.rows import CompareRow, CurvePoint, Success, collapse_step, curve_point
+from lewm.config import RunConfig, dump
+from lewm.data.store import Store, split_episodes
+from lewm.data.windows import Windows
+from lewm.evaluate.evaluate import held_out_manifests
+from lewm.evaluate.methods import PlanConfig, make_policy, within_budget
+from lewm.evaluate.runner import run_manifest
+from lewm.evaluate.statistics import wilson
+from lewm.evaluate.timing import hardware
+from lewm.objectives import OBJECTIVES, ObjectiveConfig
+from lewm.objectives.cjepa import CJepaConfig
+from lewm.objectives.data2vec import Data2VecConfig
+from lewm.objectives.ema import EmaConfig
+from lewm.objectives.teacher import TeacherConfig
+from lewm.probes import Health, probe_model
+from lewm.progress import Stage
+from lewm.schema import build, read_json, write_json
+from lewm.train import build_model, model_facts, train
+from lewm.world_model import WorldModel
+
+POINTS = 12
+"""Points of a curve after the fresh weights, evenly spread over the training."""
+MLP_EVERY = 3
+"""Every how manieth of them has an MLP probe, which takes seconds to fit."""
+CURVE_CLIPS, FINAL_CLIPS = 256, 400
+"""Clips a point and the end are measured on, and as many to fit the probes; the trainer's probes decide the first."""
+SHORT_RUN = TeacherConfig("constant", 0.97)
+"""A teacher for runs of some hundred steps; published momenta would leave it at its random start."""
+ADAPTED: dict[str, tuple[ObjectiveConfig, str]] = {
+    "ema": (EmaConfig(teacher=SHORT_RUN), "teacher momentum 0.97 instead of 0.996 to 1"),
+    "cjepa": (CJepaConfig(teacher=SHORT_RUN), "teacher momentum 0.97 instead of 0.996 to 1"),
+    "data2vec": (Data2VecConfig(teacher=SHORT_RUN), "teacher momentum 0.97 instead of 0.9998"),
+}
+"""Rows that are not run with their published constants, and what was changed; all others are."""
+
+
+def objective_config(name: str) -> tuple[ObjectiveConfig, str]:
+    """Configuration a row is compared with, and what differs from its published constants."""
+    if name not in OBJECTIVES:
+        raise ValueError(f"no objective is called {name!r}; there are {', '.join(OBJECTIVES)}")
+    return ADAPTED[name] if name in ADAPTED else (default_objective(name), "")
+
+
+def default_objective(name: str) -> ObjectiveConfig:
+    """An objective as it is without settings."""
+    return build(RunConfig, {"task": "", "objective": {"name": name}}, name).objective
+
+
+def compare_objectives(
+    runs: Sequence[RunConfig], names: Sequence[str], seeds: Sequence[int], out: Path, device: torch.device
+) -> list[CompareRow]:
+    """Train and measure every (task, objective, seed); finished rows in `out` are kept.
+
+    After every row `out/report.html` and `out/summary.json` are written anew. The objective of a run is not used.
+    Raises ValueError for an unknown objective and for two runs of one task, and RuntimeError naming the first setting
+    that differs from those a row in `out` was begun with.
+    """
+    configs = {name: objective_config(name) for name in names}  # refuse a wrong name before any work
+    tasks = [run.task for run in runs]
+    if twice := sorted({task for task in tasks if tasks.count(task) > 1}):
+        raise ValueError(f"two runs are of the task {twice[0]}; compare them one at a time, each with its own --out")
+    planned = []
+    for run in runs:
+        for seed in seeds:
+            train_config = replace(run.train, seed=seed, probe_every=spacing(run.train.steps))
+            planned += [(replace(run, objective=c, train=train_config), change) for c, change in configs.values()]
+    for run, _ in planned:
+        claim(run, row_folder(run, out))  # refuse other settings before any work
+    stores = {run.task: pipeline.record(run, out / run.task / "data", processes=1) for run in runs}
+    texts = {run.task: dump(run) for run in runs}
+    rows: list[CompareRow] = []
+    for run, change in planned:
+        folder = row_folder(run, out)
+        if (folder / "row.json").exists():
+            rows.append(build(CompareRow, read_json(folder / "row.json"), str(folder / "row.json")))
+            continue
+        print(f"== {run.task}, {run.objective.name}, seed {run.train.seed}")
+        write_json(settings(run), folder / "settings.json")
+        rows.append(compare_one(run, change, stores[run.task], folder, device))
+        write_json(asdict(rows[-1]), folder / "row.json")
+        write_outputs(rows, out, texts)
+    print(f"report {write_outputs(rows, out, texts)}")
+    return rows
+
+
+def spacing(steps: int) -> int:
+    """Steps between two points of a curve."""
+    return max(1, steps // POINTS)
+
+
+def row_folder(run: RunConfig, out: Path) -> Path:
+    """Where everything of a row lies."""
+    return out / run.task / f"{run.objective.name}.{run.train.seed}"
+
+
+def claim(run: RunConfig, folder: Path) -> None:
+    """Refuse a folder that holds a row, finished or not, of other settings."""
+    if not folder.exists():
+        return
+    path = folder / "settings.json"
+    if not path.exists():
+        raise RuntimeError(f"{folder} has no settings.json to tell how it was made; delete it, or choose another --out")
+    ours, theirs = settings(run), read_json(path)
+    for key in sorted(ours.keys() | theirs.keys()):
+        here, there = (values.get(key, "not set") for values in (ours, theirs))
+        if here != there:
+            raise RuntimeError(
+                f"{folder} belongs to a comparison with other settings: {key} is {here} here and {there} there; set it "
+                "to that to continue, or choose another --out"
+            )
+
+
+def settings(run: RunConfig) -> dict[str, Any]:
+    """All settings of a run by dotted key, as JSON writes them."""
+    return leaves(json.loads(json.dumps(asdict(run))))
+
+
+def changed_settings(config: ObjectiveConfig) -> dict[str, Any]:
+    """The settings of an objective that differ from its defaults, by dotted key."""
+    ours, theirs = (leaves(json.loads(json.dumps(asdict(c)))) for c in (config, default_objective(config.name)))
+    return {key: value for key, value in ours.items() if key not in theirs or theirs[key] != value}
+
+
+def leaves(tree: Any, path: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as {"evaluate.goals.0.count": 100, ...}."""
+    if not isinstance(tree, dict | list) or not tree:
+        return {path: tree}
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    found: dict[str, Any] = {}
+    for name, value in items:
+        found |= leaves(value, f"{path}.{name}" if path else str(name))
+    return found
+
+
+class Curve:
+    """The points of a row, kept on disk as they come: a row that is killed and continued still knows what it saw."""
+
+    def __init__(self, path: Path, steps: int) -> None:
+        self.path, self.steps = path, steps
+        saved = read_json(path) if path.exists() else []
+        self.points = {p.step: p for p in (build(CurvePoint, point, str(path)) for point in saved)}
+        self.last: tuple[int, float] | None = None
+        """Step and moment of the last point of this process."""
+
+    def add(self, step: int, health: Health) -> None:
+        """Keep a measurement made after `step` steps; the trainer calls this."""
+        per_step = None
+        if self.last is not None:
+            first, moment = self.last
+            per_step = (time.perf_counter() - moment - health.seconds) / (step - first)
+        mlp = step % (MLP_EVERY * spacing(self.steps)) == 0 or step == self.steps
+        self.points[step] = curve_point(step, health, mlp, per_step)
+        write_json([asdict(point) for point in self.in_order()], self.path)
+        self.last = step, time.perf_counter()
+
+    def in_order(self) -> tuple[CurvePoint, ...]:
+        """The points, first to last."""
+        return tuple(self.points[step] for step in sorted(self.points))
+
+    def seconds_per_step(self) -> float | None:
+        """Median over the stretches that were timed, so that a pause now and then does not count."""
+        timed = [p.seconds_per_step for p in self.points.values() if p.seconds_per_step is not None]
+        return statistics.median(timed) if timed else None
+
+
+def compare_one(run: RunConfig, change: str, store: Store, folder: Path, device: torch.device) -> CompareRow:
+    """One row: measure the fresh weights, train, measure, plan with every cost of the run."""
+    curve = Curve(folder / "curve.json", run.train.steps)
+    if 0 not in curve.points:
+        fresh = build_model(run.model, model_facts(store), run.train.seed).to(device)
+        curve.add(0, measure_latent(fresh, run, store, CURVE_CLIPS))
+        curve.last = None  # what lies before the first step is no training
+    train(run.model, run.objective, run.train, store, folder / "train", device, on_probe=curve.add)
+    checkpoint = load(pipeline.fit(run, store, folder, device), str(device))
+    end = curve_point(run.train.steps, measure_latent(checkpoint.model, run, store, FINAL_CLIPS), mlp=True)
+    curve.points.setdefault(end.step, end)  # a kill may have come between the last step and its point
+    return CompareRow(
+        task=run.task,
+        objective=run.objective.name,
+        seed=run.train.seed,
+        change=change,
+        steps=run.train.steps,
+        seconds_per_step=curve.seconds_per_step(),
+        effective_rank=end.effective_rank,
+        ideal_rank=end.ideal_rank,
+        std_min=end.std_min,
+        std_mean=end.std_mean,
+        linear_r2=end.linear_r2,
+        mlp_r2=end.mlp_r2,
+        rollout_error=end.rollout_error,
+        collapsed_at=collapse_step(curve.in_order()),
+        success=tuple(plan_with(run, checkpoint, store, folder)),
+        hardware=hardware(),
+        torch=torch.__version__,
+        condition_number=end.condition_number,
+        settings=changed_settings(run.objective),
+        curve=curve.in_order(),
+    )
+
+
+def measure_latent(model: WorldModel, run: RunConfig, store: Store, clips: int) -> Health:
+    """Health of a latent on clips of held-out episodes; probes are fitted on as many clips of training episodes.
+
+    With the clips of a curve's points these are the very clips that the trainer probes.
+    """
+    rng = np.random.default_rng(run.train.seed)
+    spec, batches = model.config.window(run.train.frames), []
+    parts = split_episodes(store.num_episodes, run.train.held_out, run.train.seed)
+    windows = [Windows(store, spec, episodes, "disk", model.device) for episodes in parts]
+    count = min(clips, *(len(part) for part in windows))
+    for part in windows:
+        batches.append(part.batch(rng.choice(len(part), count, replace=False)))
+    fit, test = batches
+    meta = store.meta
+    return probe_model(model, fit, test, tuple(meta.state_names), tuple(meta.angle_names), run.train.history)
+
+
+def plan_with(run: RunConfig, checkpoint: Checkpoint, store: Store, folder: Path) -> list[Success]:
+    """Success of the run's world-model planners on its goal sets."""
+    rows = []
+    planned = [method for method in run.evaluate.methods if isinstance(method, PlanConfig)]
+    methods = [within_budget(method, checkpoint, run.evaluate.threads, quiet=False) for method in planned]
+    for manifest in held_out_manifests(run.evaluate, store, checkpoint, folder / "evaluation"):
+        for method in methods:
+            goals = manifest.goals.name
+            log = folder / "evaluation" / f"{goals}.{method.name}.jsonl"
+            with Stage(f"{goals} {method.name}", len(manifest.problems), "goals") as stage:
+                policy = make_policy(method, checkpoint, run.evaluate.seed)
+                outcomes = run_manifest(policy, manifest, log, json.dumps(asdict(method)), run.evaluate.batch)
+                stage.update(len(outcomes))
+            n, reached = len(outcomes), sum(o.success for o in outcomes)
+            rows.append(Success(goals, method.name, n, reached, reached / n, *wilson(reached, n)))
+    return rows
