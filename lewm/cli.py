@@ -105,8 +105,14 @@ def add_plan(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--task", help="task to act in (default: the one the model was trained on)")
     sub.add_argument("--start", type=numbers, metavar="X,Y,..", help="start state (default: drawn from --seed)")
     sub.add_argument("--goal-state", type=numbers, metavar="X,Y,..", help="state behind the picture, to score success")
-    sub.add_argument("--planner", help="cem, mppi (default: the agent's choice for the cost)")
-    sub.add_argument("--cost", help="cost_to_go, latent_l2 (default: cost_to_go where the model has one)")
+    sub.add_argument("--planner", help="cem, icem, mppi, gradient, ... (default: the agent's choice for the cost)")
+    sub.add_argument("--cost", help="cost_to_go, latent_l2, ... (default: cost_to_go where the model has one)")
+    sub.add_argument(
+        "--proposal",
+        choices=["none", "seed", "prior"],
+        default="none",
+        help="the model's learned first guess: not used, a candidate, or the search's first Gaussian (default none)",
+    )
     sub.add_argument("--budget", type=int, default=100, help="environment steps (default 100)")
     sub.add_argument("--budget-ms", type=float, metavar="MS", help="most milliseconds per plan; sizes the search")
     sub.add_argument("--seed", type=int, default=0, help="start state and search noise (default 0)")

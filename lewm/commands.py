@@ -166,6 +166,7 @@ def plan(args: argparse.Namespace) -> None:
         seed=args.seed,
         device=str(pick_device(args.device)),
         budget_ms=args.budget_ms,
+        proposal=args.proposal,
     )
     print(run_episode(config, args.out))
 

@@ -204,7 +204,8 @@ def front(args: argparse.Namespace) -> None:
     rows = front.bench_front(run, manifests, checkpoint, args.out, args.planners or continuous_planners())
     write_rows(args.json, rows)
     front.plot_front(rows, args.plot or args.out / "front.png")
-    print(f"{front.front_table(rows)}\n\nplot {args.plot or args.out / 'front.png'}")
+    (args.out / "front.md").write_text(front.front_markdown(rows) + "\n")
+    print(f"{front.front_table(rows)}\n\nplot {args.plot or args.out / 'front.png'}\ntable {args.out / 'front.md'}")
 
 
 BENCHES: tuple[

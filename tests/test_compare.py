@@ -11,7 +11,7 @@ import torch
 
 from lewm.checkpoint import load
 from lewm.cli import main
-from lewm.compare import ADAPTED, CompareRow, CurvePoint, collapse_step, compare_objectives, load_rows, objective_config
+from lewm.compare import ADAPTED, CompareRow, CurvePoint, collapse_step, compare_objectives, load_rows, recipe
 from lewm.compare import run as comparing
 from lewm.config import RunConfig, dump
 from lewm.data.store import Store
@@ -43,7 +43,7 @@ def run(tiny_run: RunConfig) -> RunConfig:
 def compared(run: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[CompareRow], Path]:
     """Two objectives, then a second seed of one: the rows and where they lie. Tests that change files copy them."""
     out = tmp_path_factory.mktemp("compare")
-    rows = compare_objectives([run], ["sigreg", "ema"], [0], out, CPU)
+    rows = compare_objectives([run], ["sigreg", "cjepa"], [0], out, CPU)
     return [*rows, *compare_objectives([run], ["sigreg"], [1], out, CPU)], out
 
 
@@ -55,14 +55,15 @@ def untimed(row: CompareRow) -> CompareRow:
 
 def test_every_row_has_a_configuration_and_says_what_differs_from_the_published_one() -> None:
     for name in OBJECTIVES:
-        config, change = objective_config(name)
+        row = recipe(name)
+        config, change = row.objective, row.change
         assert config.name == name
-        assert bool(change) == (name in ADAPTED) == bool(comparing.changed_settings(config))
+        assert bool(change) == (name in ADAPTED) == (bool(comparing.changed_settings(config)) or row.batch_norm)
 
 
 def test_rows_say_what_was_measured(compared: tuple[list[CompareRow], Path]) -> None:
     rows, _ = compared
-    assert [(r.objective, r.seed) for r in rows] == [("sigreg", 0), ("ema", 0), ("sigreg", 1)]
+    assert [(r.objective, r.seed) for r in rows] == [("sigreg", 0), ("cjepa", 0), ("sigreg", 1)]
     assert {(r.task, r.steps) for r in rows} == {("two_room", 6)}
     assert rows[0].curve[0] != rows[2].curve[0]  # another seed is another network
     for row in rows:
@@ -88,9 +89,9 @@ def test_a_curve_runs_from_the_fresh_weights_to_the_last_step(compared: tuple[li
         assert all(set(point.linear_r2) == {"x", "y"} for point in row.curve)
         # Building the trainer before the first step is no training: that stretch is not timed.
         assert [point.step for point in row.curve if point.seconds_per_step is None] == [0, 1]
-    sigreg, ema = compared[0][:2]
-    assert sigreg.curve[0] == ema.curve[0]  # the same network, and nothing learned yet
-    assert sigreg.curve[1].linear_r2 != ema.curve[1].linear_r2
+    sigreg, cjepa = compared[0][:2]
+    assert sigreg.curve[0] == cjepa.curve[0]  # the same network, and nothing learned yet
+    assert sigreg.curve[1].linear_r2 != cjepa.curve[1].linear_r2
 
 
 def test_the_curve_and_the_end_are_measured_alike(
@@ -127,7 +128,7 @@ def test_a_row_killed_after_its_training_is_finished_from_what_it_saved(
     shutil.copytree(out, tmp_path / "out")
     folder = tmp_path / "out" / "two_room" / "sigreg.0"
     (folder / "row.json").unlink()
-    assert compare_objectives([run], ["sigreg", "ema"], [0], tmp_path / "out", CPU) == rows[:2]
+    assert compare_objectives([run], ["sigreg", "cjepa"], [0], tmp_path / "out", CPU) == rows[:2]
     (folder / "row.json").unlink()
     (folder / "curve.json").write_text(json.dumps(json.loads((folder / "curve.json").read_text())[:-1]))
     (row,) = compare_objectives([run], ["sigreg"], [0], tmp_path / "out", CPU)
@@ -242,10 +243,10 @@ def test_the_command_prints_the_table_and_writes_everything(
     compared: tuple[list[CompareRow], Path], run: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "tiny.yaml").write_text(dump(run))
-    words = ["compare", "objectives", "--tasks", str(tmp_path / "tiny.yaml"), "--objectives", "sigreg", "ema"]
+    words = ["compare", "objectives", "--tasks", str(tmp_path / "tiny.yaml"), "--objectives", "sigreg", "cjepa"]
     words += ["--seeds", "0", "--device", "cpu", "--out", str(compared[1]), "--json", str(tmp_path / "rows.json")]
     main(words)
     printed = capsys.readouterr().out
-    assert "two_room: 6 steps, seed 0" in printed and "| ema |" in printed
+    assert "two_room: 6 steps, seed 0" in printed and "| cjepa |" in printed
     assert f"report {compared[1] / 'report.html'}" in printed
     assert load_rows(tmp_path / "rows.json") == compared[0][:2]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from lewm.bench.front import front_markdown, load_front
 from lewm.cli import build_parser
 from lewm.evaluate.results import load_results, markdown
 
@@ -42,6 +43,15 @@ def test_the_constraints_and_the_project_name_the_same_packages() -> None:
     assert not unknown, f"constraints.txt pins {sorted(unknown)}, which pyproject.toml does not ask for"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "results").glob("*.json")), ids=lambda path: path.stem)
+RESULTS = sorted((ROOT / "docs" / "results").glob("*.json"))
+FRONTS = [path for path in RESULTS if path.stem.startswith("front_")]
+
+
+@pytest.mark.parametrize("path", FRONTS, ids=lambda path: path.stem)
+def test_its_fronts_are_the_committed_ones(path: Path) -> None:
+    assert front_markdown(load_front(path)) in README, f"paste front.md of `lewm bench front` for {path.name}"
+
+
+@pytest.mark.parametrize("path", sorted(set(RESULTS) - set(FRONTS)), ids=lambda path: path.stem)
 def test_its_tables_are_the_committed_results(path: Path) -> None:
     assert markdown(load_results(path)) in README, f"paste the output of `lewm report --markdown` for {path.name}"

@@ -13,6 +13,7 @@ from lewm.evaluate.methods import InverseModelConfig, MethodConfig, PlanConfig
 from lewm.evaluate.results import ResultRow
 from lewm.evaluate.statistics import mcnemar
 from lewm.planning.costs import CostConfig
+from lewm.schema import build, read_json
 from planners import CEM
 
 LADDER = ((8, 1), (16, 2), (32, 3), (64, 4), (128, 8))
@@ -106,24 +107,28 @@ def best_rows(rows: Sequence[FrontRow]) -> dict[str, FrontRow]:
     return best
 
 
-def front_table(rows: Sequence[FrontRow]) -> str:
-    """Every row that no other row beats in both success and time, from the cheapest up, and the reference."""
-    lines = []
+def frontier(rows: Sequence[FrontRow]) -> list[FrontRow]:
+    """Per goal set, from the cheapest up: rows that no cheaper row equals in success, and the reference."""
+    kept = []
     for goals in dict.fromkeys(row.goals for row in rows):
-        ours = [r for r in rows if r.goals == goals and r.method not in ("random", "oracle")]
-        lines += [
-            goals,
-            f"  {'method':<44} {'success':>8} {'95 % interval':>14} {'ms p50':>8} {'p95':>8} {'cheaper':>8}",
-        ]
-        for row in sorted(ours, key=lambda r: r.plan_ms_p50):
+        ours = [row for row in rows if row.goals == goals and row.method not in ("random", "oracle")]
+        for row in sorted(ours, key=lambda row: row.plan_ms_p50):
             beaten = any(o.successes >= row.successes and o.plan_ms_p50 < row.plan_ms_p50 for o in ours)
-            if beaten and row.method != "reference":
-                continue
-            interval = f"{100 * row.low:.1f} - {100 * row.high:.1f}"
-            lines.append(
-                f"  {row.method:<44} {100 * row.success:>6.1f} % {interval:>14} {row.plan_ms_p50:>8.2f} "
-                f"{row.plan_ms_p95:>8.2f} {row.cheaper:>7.0f}x"
-            )
+            if not beaten or row.method == REFERENCE.name:
+                kept.append(row)
+    return kept
+
+
+def front_table(rows: Sequence[FrontRow]) -> str:
+    """The frontier as aligned text, and what it takes to equal the reference."""
+    head = f"{'goals':<14} {'method':<42} {'success':>8} {'95 % interval':>14} {'ms p50':>8} {'p95':>8} {'cheaper':>8}"
+    lines = [head]
+    for row in frontier(rows):
+        interval = f"{100 * row.low:.1f} - {100 * row.high:.1f}"
+        lines.append(
+            f"{row.goals:<14} {row.method:<42} {100 * row.success:>6.1f} % {interval:>14} {row.plan_ms_p50:>8.2f} "
+            f"{row.plan_ms_p95:>8.2f} {row.cheaper:>7.0f}x"
+        )
     for goals, row in best_rows(rows).items():
         lines.append(
             f"{goals}: {row.method} succeeds on {row.successes} of {row.n}, the reference on {row.reference_successes} "
@@ -131,6 +136,26 @@ def front_table(rows: Sequence[FrontRow]) -> str:
         )
     lines.append(f"{rows[0].threads} torch thread(s), {rows[0].hardware}, torch {rows[0].torch}; encoder included")
     return "\n".join(lines)
+
+
+def front_markdown(rows: Sequence[FrontRow]) -> str:
+    """The frontier as the README shows it."""
+    lines = [
+        "| goals | method | search | success | 95 % interval | ms per plan, p50 / p95 | cheaper than the reference |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in frontier(rows):
+        lines.append(
+            f"| {row.goals} | {row.method} | {row.candidates} x {row.iterations} x {row.horizon} | "
+            f"{100 * row.success:.1f} % of {row.n} | {100 * row.low:.1f} - {100 * row.high:.1f} | "
+            f"{row.plan_ms_p50:.1f} / {row.plan_ms_p95:.1f} | {row.cheaper:.0f}x |"
+        )
+    return "\n".join(lines)
+
+
+def load_front(path: Path) -> list[FrontRow]:
+    """Rows that `lewm bench front --json` wrote."""
+    return [build(FrontRow, row, str(path), f"row {i}") for i, row in enumerate(read_json(path))]
 
 
 def plot_front(rows: Sequence[FrontRow], path: Path) -> None:

@@ -28,7 +28,9 @@ def planner_at(name: str, candidates: int, iterations: int, horizon: int, execut
     offered = {field.name for field in fields(PLANNERS[name])}
     options: dict[str, Any] = {"candidates": candidates, "iterations": iterations, "horizon": horizon}
     assert options.keys() <= offered, f"{name} is a planner around another one"
-    options |= {
-        key: value for key, value in (("elites", max(2, candidates // 5)), ("execute", execute)) if key in offered
+    extras: dict[str, Any] = {
+        "elites": max(2, candidates // 5),
+        "ess": max(0.1, 2 / candidates),
+        "execute": execute,
     }
-    return PLANNERS[name](**options)
+    return PLANNERS[name](**options, **{key: value for key, value in extras.items() if key in offered})

@@ -1,7 +1,7 @@
 """`lewm compare objectives`: every row of the table on the same recordings, with the same network and budget."""
 
 from lewm.compare.rows import CompareRow, CurvePoint, Success, collapse_step, load_rows
-from lewm.compare.run import ADAPTED, compare_objectives, compare_one, measure_latent, objective_config
+from lewm.compare.run import ADAPTED, compare_objectives, compare_one, measure_latent, recipe
 from lewm.compare.summary import Summary, summarise, table
 
 __all__ = [
@@ -15,7 +15,7 @@ __all__ = [
     "compare_one",
     "load_rows",
     "measure_latent",
-    "objective_config",
+    "recipe",
     "summarise",
     "table",
 ]

@@ -4,7 +4,7 @@ import json
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from lewm.objectives import OBJECTIVES, ObjectiveConfig
 from lewm.objectives.cjepa import CJepaConfig
 from lewm.objectives.data2vec import Data2VecConfig
 from lewm.objectives.ema import EmaConfig
+from lewm.objectives.reconstruction import ReconstructionConfig
+from lewm.objectives.simsiam import SimSiamConfig
 from lewm.objectives.teacher import TeacherConfig
 from lewm.probes import Health, probe_model
 from lewm.progress import Stage
@@ -42,19 +44,40 @@ CURVE_CLIPS, FINAL_CLIPS = 256, 400
 """Clips a point and the end are measured on, and as many to fit the probes; the trainer's probes decide the first."""
 SHORT_RUN = TeacherConfig("constant", 0.97)
 """A teacher for runs of some hundred steps; published momenta would leave it at its random start."""
-ADAPTED: dict[str, tuple[ObjectiveConfig, str]] = {
-    "ema": (EmaConfig(teacher=SHORT_RUN), "teacher momentum 0.97 instead of 0.996 to 1"),
-    "cjepa": (CJepaConfig(teacher=SHORT_RUN), "teacher momentum 0.97 instead of 0.996 to 1"),
-    "data2vec": (Data2VecConfig(teacher=SHORT_RUN), "teacher momentum 0.97 instead of 0.9998"),
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an objective is compared."""
+
+    objective: ObjectiveConfig
+    change: str = ""
+    """What differs from its published constants."""
+    batch_norm: bool = False
+    """Whether the encoder ends in a BatchNorm, for methods that do not set the scale of the latents themselves."""
+
+    def apply(self, run: RunConfig) -> RunConfig:
+        """The run with this objective."""
+        encoder = replace(run.model.encoder, batch_norm=self.batch_norm)
+        return replace(run, objective=self.objective, model=replace(run.model, encoder=encoder))
+
+
+TEACHER, NORM = "teacher momentum 0.97 instead of", "the encoder ends in a BatchNorm"
+ADAPTED: dict[str, Recipe] = {
+    "ema": Recipe(EmaConfig(teacher=SHORT_RUN), f"{TEACHER} 0.996 to 1; {NORM}", batch_norm=True),
+    "simsiam": Recipe(SimSiamConfig(projector=256, predictor=64), "heads 256 and 64 wide instead of 2048 and 512"),
+    "data2vec": Recipe(Data2VecConfig(teacher=SHORT_RUN), f"{TEACHER} 0.9998; {NORM}", batch_norm=True),
+    "cjepa": Recipe(CJepaConfig(teacher=SHORT_RUN), f"{TEACHER} 0.996 to 1"),
+    "reconstruction": Recipe(ReconstructionConfig(), NORM, batch_norm=True),
 }
-"""Rows that are not run with their published constants, and what was changed; all others are."""
+"""Rows that are not run with their published constants; all others are."""
 
 
-def objective_config(name: str) -> tuple[ObjectiveConfig, str]:
-    """Configuration a row is compared with, and what differs from its published constants."""
+def recipe(name: str) -> Recipe:
+    """How a row is compared."""
     if name not in OBJECTIVES:
         raise ValueError(f"no objective is called {name!r}; there are {', '.join(OBJECTIVES)}")
-    return ADAPTED[name] if name in ADAPTED else (default_objective(name), "")
+    return ADAPTED[name] if name in ADAPTED else Recipe(default_objective(name))
 
 
 def default_objective(name: str) -> ObjectiveConfig:
@@ -71,7 +94,7 @@ def compare_objectives(
     Raises ValueError for an unknown objective and for two runs of one task, and RuntimeError naming the first setting
     that differs from those a row in `out` was begun with.
     """
-    configs = {name: objective_config(name) for name in names}  # refuse a wrong name before any work
+    recipes = [recipe(name) for name in names]  # refuse a wrong name before any work
     tasks = [run.task for run in runs]
     if twice := sorted({task for task in tasks if tasks.count(task) > 1}):
         raise ValueError(f"two runs are of the task {twice[0]}; compare them one at a time, each with its own --out")
@@ -79,7 +102,7 @@ def compare_objectives(
     for run in runs:
         for seed in seeds:
             train_config = replace(run.train, seed=seed, probe_every=spacing(run.train.steps))
-            planned += [(replace(run, objective=c, train=train_config), change) for c, change in configs.values()]
+            planned += [(r.apply(replace(run, train=train_config)), r.change) for r in recipes]
     for run, _ in planned:
         claim(run, row_folder(run, out))  # refuse other settings before any work
     stores = {run.task: pipeline.record(run, out / run.task / "data", processes=1) for run in runs}

@@ -48,6 +48,11 @@ class PlanConfig:
                 f"method {self.name}: replan_every is {self.replan_every}; it must lie in 1..{self.planner.horizon}, "
                 "the planner's horizon"
             )
+        if self.realtime and self.cost.risk is not None:
+            raise ValueError(
+                f"method {self.name}: realtime scores a plan again from later frames, which it cannot with cost.risk "
+                "yet; leave one of them out"
+            )
         if self.budget_ms is not None and not self.budget_ms > 0:
             raise ValueError(f"method {self.name}: budget_ms is {self.budget_ms}; it must be positive, or null")
 

@@ -1,4 +1,4 @@
-"""What ends an encoder or a predictor: a projector, and the link that may make its latents sparse."""
+"""What ends an encoder or a predictor: a projector, a fixed scale, and the link that may make its latents sparse."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -31,6 +31,15 @@ def check_link(name: str) -> None:
     """Raise ValueError for a link that is not in the table."""
     if name not in LINKS:
         raise ValueError(f"link is {name!r}; it must be one of {', '.join(LINKS)}")
+
+
+def fixed_scale(width: int, wanted: bool) -> nn.Module:
+    """A BatchNorm without affine parameters over the last axis, or nothing.
+
+    It gives every latent entry mean 0 and variance 1 over the batch, as the last layer of SimSiam's projector does, so
+    that no loss is made smaller by smaller latents. In evaluation mode it is a fixed affine map.
+    """
+    return BatchNorm(width).requires_grad_(False) if wanted else nn.Identity()
 
 
 class Projector(nn.Module):

@@ -2,6 +2,7 @@
 
 Baevski et al. 2022, in its version for vision. A linear head reads the target off the predicted latent; the prediction
 term keeps predicted and encoded latents in one space, which planning needs and the paper, without a planner, does not.
+That term rewards small latents: end the encoder in a BatchNorm (`encoder.batch_norm`).
 """
 
 from dataclasses import dataclass, field

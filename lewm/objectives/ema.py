@@ -1,7 +1,8 @@
 """EMA teacher and stop-gradient: predict what a slowly moving copy of the encoder says of the next frame.
 
 Nothing in this loss forbids collapse: it is kept away by the dynamics of a slow target and a quick predictor (BYOL,
-I-JEPA, V-JEPA), so watch target_std and prediction_std, or use `cjepa`, which adds terms that do.
+I-JEPA, V-JEPA), so watch target_std and prediction_std, or use `cjepa`, which adds terms that do. Nor does it set a
+scale: behind an encoder that ends in a linear layer latents shrink, so end it in a BatchNorm (`encoder.batch_norm`).
 """
 
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ class EmaConfig:
     normalise_target: bool = False
     """Whether the teacher's latents are layer-normalised without affine parameters, as in I-JEPA and V-JEPA.
     Predictions then live in that normalised space, not in the encoder's, and a planner that compares them with an
-    encoded goal has to normalise the goal."""
+    encoded goal has to normalise the goal. With `encoder.batch_norm` all of them live in one space without it."""
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     """How the teacher follows the encoder."""
 

@@ -1,4 +1,8 @@
-"""Reconstruction: latents must hold what the pixels show. The generative baseline, and a window into any latent."""
+"""Reconstruction: latents must hold what the pixels show. The generative baseline, and a window into any latent.
+
+A decoder can draw from small latents as well as from large ones, and the prediction term prefers small ones: end the
+encoder in a BatchNorm (`encoder.batch_norm`).
+"""
 
 import math
 from dataclasses import dataclass, field

@@ -28,15 +28,16 @@ EPS = 1e-8
 class SimSiamConfig:
     """Cosine to a constant target, with optional heads.
 
-    The easiest method to collapse: it lives on a BatchNorm at the end of the encoder or in the projector, and on a
-    predictor that learns faster than the encoder.
+    The easiest method to collapse: it lives on a BatchNorm at the end of the encoder (`encoder.batch_norm`) or in the
+    projector, and on a predictor that learns faster than the encoder.
     """
 
     name: Literal["simsiam"] = "simsiam"
     """Selects this objective."""
     prediction: PredictionConfig = field(default_factory=lambda: PredictionConfig(stop_gradient=True))
     """The prediction term. The cosine leaves the length of predictions open, and planning compares lengths: this term,
-    with the target held constant, settles it. Weight 0 is the published loss."""
+    with the target held constant, settles it. It rewards small latents if the encoder's end does not fix their scale.
+    Weight 0 is the published loss."""
     weight: float = 1.0
     """Weight of the negative cosine."""
     projector: int | None = None

@@ -6,7 +6,7 @@ Works on one problem or on a batch; a problem's actions never depend on its neig
 import copy
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from lewm.checkpoint import Checkpoint, load
 from lewm.data.stacking import channels_first
 from lewm.planning.budget import Budget, fit_budget, replan_times
+from lewm.planning.chance import chance_table
 from lewm.planning.costs import CostConfig, GoalCost, Situation
 from lewm.planning.fast_compile import compile_rollout
 from lewm.planning.fast_rollout import prepare
@@ -110,6 +111,11 @@ class Agent:
             )
         if "cost_to_go" in cost.terms and self.head is None:
             raise ValueError(f"cost cost_to_go: {checkpoint.path} has no cost-to-go head; use latent_l2 or train one")
+        if cost.risk is not None and self.model.variable is None:
+            raise ValueError(
+                f"cost.risk is {cost.risk.kind}, but the model of {checkpoint.path} has no latent variable, so every "
+                "plan has one future: leave cost.risk out, or train with model.variable"
+            )
         check_proposal(proposal, checkpoint)
         if not 1 <= history <= self.model.context:
             raise ValueError(f"history is {history}; this model's predictor can see 1..{self.model.context} frames")
@@ -118,7 +124,8 @@ class Agent:
         self.box = action_box(self.model)
         self.skip, self.size = self.model.config.frame_skip, self.model.facts.size
         self.goal_BKD: Tensor | None = None
-        self.fast = prepare(self.model, self.head) if fast else None
+        # The fast rollout takes the action block as it is; a latent variable would have to be drawn in every block.
+        self.fast = prepare(self.model, self.head) if fast and self.model.variable is None else None
         self.graph, self.graphs = graph, plan_graphs(planner, self._cost, self.box, self.model.device, graph)
         self.budget: Budget | None = None
 
@@ -303,6 +310,9 @@ class Agent:
         keys = [(self.seed, self.episodes[row], replan) for row in rows]
         noise = noise_table(keys, self.planner, self.model.action_dim).to(self.model.device)
         goal_BKD = self.goal_BKD[rows]
+        if self.cost.risk is not None and self.model.variable is not None:
+            chance = chance_table(keys, self.model.variable, self.cost.samples, self.planner.horizon)
+            situation = replace(situation, chance_BMHV=chance.to(self.model.device))
         if self.proposal != "none":
             start = self._informed(start, situation, goal_BKD)
         if self.graphs is not None:

@@ -17,6 +17,7 @@ from lewm.planning.fast_rollout import FastModel
 from lewm.planning.fast_transformer import Rollout
 from lewm.readout import Readout
 from lewm.world_model import WorldModel
+from planners.risk import Risk
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,13 @@ class CostConfig:
     max_change: float | None = None
     """Largest change of a raw action entry from one environment step to the next, in units of the recordings' std: a
     limit for the planners that keep limits, ignored by the others."""
+    risk: Risk | None = None
+    """For a model with a latent variable: how the sampled futures of a candidate make one cost (mean, best, worst,
+    pessimistic, cvar); null takes only the future whose every block is the likeliest."""
+    samples: int = 8
+    """Sampled futures per candidate, where there is a risk; all candidates of a plan share their noise."""
+    likely: float = 0.05
+    """Codes of this prior probability or less do not count for the best and the worst future."""
 
     def __post_init__(self) -> None:
         if not self.terms:
@@ -104,6 +112,10 @@ class CostConfig:
             raise ValueError(f"cost.action_penalty is {self.action_penalty}; it must be 0 or more")
         if self.max_change is not None and not self.max_change > 0:
             raise ValueError(f"cost.max_change is {self.max_change}; it must be positive, or null for no limit")
+        if self.samples < 1:
+            raise ValueError(f"cost.samples is {self.samples}; it must be at least 1")
+        if not 0 <= self.likely < 1:
+            raise ValueError(f"cost.likely is {self.likely}; it must lie in [0, 1)")
 
     @property
     def label(self) -> str:
@@ -111,6 +123,7 @@ class CostConfig:
         parts = [name if weight == 1 else f"{weight:g} {name}" for name, weight in self.terms.items()]
         parts += [f"{self.action_penalty:g} action"] * (self.action_penalty > 0)
         how = f"discounted {self.discount:g}" if self.reduce == "discounted" else self.reduce
+        how += f", {self.risk.kind} of {self.samples}" if self.risk else ""
         return f"{' + '.join(parts)} ({how})"
 
 
@@ -122,6 +135,8 @@ class Situation:
     """The latest T encoded frames; the last one is now."""
     past_BTA: Tensor
     """The T - 1 raw action blocks between them."""
+    chance_BMHV: Tensor | None = None
+    """Noise of the M sampled futures, see `chance_table`; None where the cost has no risk."""
 
 
 def reduce_frames(distance_BNH: Tensor, config: CostConfig) -> Tensor:
@@ -156,8 +171,11 @@ class GoalCost:
 
     def __call__(self, action_BNHA: Tensor) -> Tensor:
         """cost_BN of candidates in raw action units."""
-        distance = self._plain if self._futures is None else self._fast
-        cost_BN = reduce_frames(distance(action_BNHA), self.config)
+        if self.config.risk is not None:
+            cost_BN = self._risk(action_BNHA, self.config.risk)
+        else:
+            distance = self._plain if self._futures is None else self._fast
+            cost_BN = reduce_frames(distance(action_BNHA), self.config)
         if self.config.action_penalty:
             effort_BN = self.model.scale_action(action_BNHA).square().mean((-2, -1))
             cost_BN = cost_BN + self.config.action_penalty * effort_BN
@@ -178,6 +196,11 @@ class GoalCost:
 
         With a predictor that sees several frames those are the states before the block, the latest `context` of them.
         """
+        if self.config.risk is not None:
+            raise ValueError(
+                "cost.risk samples futures, and this planner searches over the states of one: choose another planner, "
+                "or leave cost.risk out"
+            )
         B, N, H, _ = state_BNHS.shape
         seen_BTKD, past_BTA = self.situation.latent_BTKD, self.situation.past_BTA
         state_MHKD = state_BNHS.flatten(0, 1).unflatten(-1, self.goal_BKD.shape[1:])
@@ -199,6 +222,26 @@ class GoalCost:
         entries = self.model.facts.action_dim
         scaled_BNTa = self.model.scale_action(action_BNHA).flatten(-2).unflatten(-1, (-1, entries))
         return (scaled_BNTa.diff(dim=-2).abs() - self.config.max_change).flatten(-2)
+
+    def _risk(self, action_BNHA: Tensor, risk: Risk) -> Tensor:
+        """cost_BN out of the costs of the sampled futures."""
+        chance_BMHV = self.situation.chance_BMHV
+        if chance_BMHV is None:
+            raise ValueError(
+                "cost.risk is set, but the situation has no noise to sample futures with: see chance_table"
+            )
+        N, M = action_BNHA.shape[1], chance_BMHV.shape[1]
+        # An average needs every code at its weight; an extreme would be ruled by one that hardly ever comes.
+        likely = self.config.likely if risk.kind in ("best", "worst") else 0.0
+        latent_BRHKD = self.model.rollout(
+            self.situation.latent_BTKD,
+            self.situation.past_BTA,
+            action_BNHA.repeat_interleave(M, 1),
+            chance_BMHV.repeat(1, N, 1, 1),
+            likely,
+        )
+        distance_BRH = self._distance(latent_BRHKD[:, :, -1:] if self.config.reduce == "terminal" else latent_BRHKD)
+        return risk.combine(reduce_frames(distance_BRH, self.config).unflatten(1, (N, M)))
 
     def _plain(self, action_BNHA: Tensor) -> Tensor:
         """distance_BNH of the frames that count."""

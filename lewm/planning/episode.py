@@ -13,6 +13,7 @@ import torch
 import envs
 from lewm.planning.agent import Agent
 from lewm.planning.frame_bank import FrameBank
+from lewm.planning.informed_start import ProposalUse
 from lewm.video import write_panels
 
 
@@ -73,6 +74,8 @@ class EpisodeConfig:
     """Where torch computes."""
     budget_ms: float | None = None
     """Most milliseconds per plan; None takes the planner as it is."""
+    proposal: ProposalUse = "none"
+    """What the model's learned first guess of a plan is used for."""
 
     def __post_init__(self) -> None:
         if self.budget < 1:
@@ -137,6 +140,7 @@ def run_episode(config: EpisodeConfig, out: Path) -> str:
         seed=config.seed,
         device=config.device,
         budget_ms=config.budget_ms,
+        proposal=config.proposal,
     )
     origin = agent.checkpoint.origin
     picture = read_goal(config.goal, agent.size)

@@ -94,8 +94,14 @@ class FastModel:
 def prepare(model: WorldModel, head: CostToGo | None = None) -> FastModel:
     """Fold a trained model for planning; do it again when its weights change.
 
-    Raises ValueError for a model in training mode, whose dropout and batch statistics cannot be folded.
+    Raises ValueError for a model in training mode, whose dropout and batch statistics cannot be folded, and for one
+    with a latent variable, which has to be drawn in every block.
     """
+    if model.variable is not None:
+        raise ValueError(
+            "prepare: this model has a latent variable, and the fast rollout draws none; plan with the model's own "
+            "rollout (GoalCost without fast)"
+        )
     for name, module in (("world model", model), ("cost-to-go head", head)):
         if module is not None and module.training:
             raise ValueError(f"prepare: the {name} is in training mode, which cannot be folded; call .eval() first")

@@ -7,7 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lewm.bench.front import LADDER, REFERENCE, FrontRow, best_rows, front_methods, front_table
+from lewm.bench.front import (
+    LADDER,
+    REFERENCE,
+    FrontRow,
+    best_rows,
+    front_markdown,
+    front_methods,
+    front_table,
+    frontier,
+    load_front,
+)
 from lewm.bench.sized import continuous_planners, planner_at
 from lewm.cli import main
 from lewm.config import load
@@ -76,6 +86,18 @@ def test_the_best_row_is_the_cheapest_that_is_not_worse() -> None:
     assert "cheap but worse" in text and "oracle" not in text
 
 
+def test_the_frontier_leaves_out_what_a_cheaper_row_equals() -> None:
+    rows = [
+        replace(ROW, method="best", successes=190, plan_ms_p50=3.0),
+        replace(ROW, method="cheapest", successes=100, plan_ms_p50=0.5),
+        replace(ROW, method="beaten", successes=100, plan_ms_p50=1.0),
+        replace(ROW, method="reference", plan_ms_p50=100.0),
+        replace(ROW, method="oracle", successes=200, plan_ms_p50=0.1),
+        replace(ROW, goals="far", method="alone", successes=1, plan_ms_p50=9.0),
+    ]
+    assert [row.method for row in frontier(rows)] == ["cheapest", "best", "reference", "alone"]
+
+
 def test_the_command_writes_rows_and_a_picture(
     tiny_checkpoint_path: Path, tiny_store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -92,3 +114,5 @@ def test_the_command_writes_rows_and_a_picture(
     assert all(row["cheaper"] > 0 and 0 <= row["p_value"] <= 1 for row in rows)
     assert (tmp_path / "front.png").stat().st_size > 10_000
     assert "times cheaper per plan" in capsys.readouterr().out
+    table = (tmp_path / "front.md").read_text()
+    assert table == front_markdown(load_front(tmp_path / "rows.json")) + "\n" and "| reference |" in table

@@ -1,5 +1,7 @@
 """The contract of every encoder, the sizes of the paper's, and what they refuse."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -81,6 +83,40 @@ def test_levels_are_what_the_encoder_computes_on_its_way(name: str) -> None:
     last = encoder.levels(x)[-1]  # type: ignore[operator]
     token = encoder.out(last) if name == "conv" else encoder.projector(encoder.norm(last))  # type: ignore[operator]
     torch.testing.assert_close(token, encoder(x))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_batch_norm_gives_every_entry_mean_0_and_variance_1_over_the_batch(name: str) -> None:
+    config, size = SMALL[name]
+    encoder, x = build_encoder(replace(config, batch_norm=True), 3, size), pixels(64)
+    with torch.no_grad():
+        last = encoder.out if name == "conv" else encoder.projector.down  # type: ignore[union-attr]
+        last.weight *= 1e2  # type: ignore[operator, union-attr]
+        token_BD = encoder(x)[:, 0]
+        last.weight *= 7  # type: ignore[operator, union-attr]
+        last.bias += 5  # type: ignore[operator, union-attr]
+        torch.testing.assert_close(encoder(x)[:, 0], token_BD, rtol=0, atol=1e-3)  # no scale is better than another
+    torch.testing.assert_close(token_BD.mean(0), torch.zeros(6), rtol=0, atol=1e-4)
+    torch.testing.assert_close(token_BD.var(0, correction=0), torch.ones(6), rtol=0, atol=1e-2)
+    assert {key for key, p in encoder.named_parameters() if not p.requires_grad} == {"scale.weight", "scale.bias"}
+    assert not [key for key in small(name).state_dict() if key.startswith("scale")]  # a model without it is as before
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_batch_norm_encodes_a_frame_alone_by_the_running_statistics(name: str) -> None:
+    config, size = SMALL[name]
+    torch.manual_seed(0)
+    encoder, x = build_encoder(replace(config, batch_norm=True), 3, size), pixels(7)
+    encoder(x)
+    encoder.eval()
+    alone = torch.cat([encoder(frame[None]) for frame in x])
+    torch.testing.assert_close(encoder(x), alone, rtol=1e-5, atol=1e-6)
+    torch.manual_seed(0)
+    bare = build_encoder(config, 3, size)
+    bare(x)
+    token, scale = bare.eval()(x), encoder.scale  # the same weights, because the scale draws none
+    by_hand = (token - scale.running_mean) / (scale.running_var + 1e-5).sqrt()  # type: ignore[operator, union-attr]
+    torch.testing.assert_close(encoder(x), by_hand, rtol=1e-5, atol=1e-6)
 
 
 def test_levels_of_the_defaults() -> None:

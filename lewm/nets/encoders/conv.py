@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lewm.nets.blocks import BatchNorm
-from lewm.nets.heads import LINKS, LinkName, check_link
+from lewm.nets.heads import LINKS, LinkName, check_link, fixed_scale
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,9 @@ class ConvConfig:
     link: LinkName = "identity"
     """Last step: `relu` and `rep_relu` set negative entries to zero, for objective rdmreg with rectified targets; give
     the predictor the same."""
+    batch_norm: bool = False
+    """Whether latents are standardised, each entry over the batch, before they leave: for objectives that do not set a
+    scale themselves (ema, simsiam, data2vec, reconstruction)."""
 
     def __post_init__(self) -> None:
         check_link(self.link)
@@ -59,12 +62,13 @@ class ConvEncoder(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.grid = size // stride
         self.out = nn.Linear(config.channels[-1] * self.grid**2, config.latent_dim)
+        self.scale = fixed_scale(config.latent_dim, config.batch_norm)
         self.level_dims: tuple[int, ...] = tuple(channels * self.grid**2 for channels in config.channels)
 
     def forward(self, pixels_BCYX: Tensor) -> Tensor:
         """Normalised float pixels to token_BKD."""
         features = self.layers(pixels_BCYX.contiguous(memory_format=torch.channels_last))
-        token_BKD: Tensor = self.link(self.out(features.flatten(1)))[:, None]
+        token_BKD: Tensor = self.link(self.scale(self.out(features.flatten(1))))[:, None]
         return token_BKD
 
     def levels(self, pixels_BCYX: Tensor) -> list[Tensor]:

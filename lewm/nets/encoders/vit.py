@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lewm.nets.blocks import MLP, NORM_EPS, Attention, Block, init_linear
-from lewm.nets.heads import LINKS, LinkName, Projector, check_link
+from lewm.nets.heads import LINKS, LinkName, Projector, check_link, fixed_scale
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,9 @@ class ViTConfig:
     link: LinkName = "identity"
     """Last step: `relu` and `rep_relu` set negative entries to zero, for objective rdmreg with rectified targets; give
     the predictor the same."""
+    batch_norm: bool = False
+    """Whether latents are standardised, each entry over the batch, before they leave: for objectives that do not set a
+    scale themselves (ema, simsiam, data2vec, reconstruction)."""
     norm_eps: float = NORM_EPS
     """Added to the variance in every layer norm."""
 
@@ -76,6 +79,7 @@ class ViTEncoder(nn.Module):
         nn.init.trunc_normal_(self.cls, std=0.02)
         nn.init.trunc_normal_(self.position, std=0.02)
         self.projector = Projector(width, config.projector_hidden, config.latent_dim)
+        self.scale = fixed_scale(config.latent_dim, config.batch_norm)
         for module in self.modules():
             if isinstance(module, nn.LayerNorm):
                 module.eps = config.norm_eps
@@ -84,7 +88,7 @@ class ViTEncoder(nn.Module):
     def forward(self, pixels_BCYX: Tensor) -> Tensor:
         """Normalised float pixels to token_BKD."""
         token_BKD: Tensor = self.projector(self.norm(self.blocks(self._embedded(pixels_BCYX))[:, :1]))
-        return self.link(token_BKD)
+        return self.link(self.scale(token_BKD))
 
     def levels(self, pixels_BCYX: Tensor) -> list[Tensor]:
         """Normalised float pixels to the CLS token after each block, lowest first: (B, 1, width) each.
