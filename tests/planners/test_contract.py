@@ -1,4 +1,4 @@
-"""What every planner promises. Parametrised over the cases of table.py, which must name every planner of PLANNERS."""
+"""What every planner promises. Parametrised over the cases of cases.py, which must name every planner of PLANNERS."""
 
 import math
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import pytest
 import torch
-from table import CASES, Case
+from cases import CASES, Case
 from torch import Tensor
 from toys import TOYS, Toy
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from table import CASES
+from cases import CASES
 from torch import Tensor
 from toys import TOYS, Toy
 

@@ -28,7 +28,7 @@ class Toy:
     offers: frozenset[Need] = frozenset({"gradient"})
     """What the cost and the box offer to planners that need it."""
     everyday: bool = True
-    """Whether every planner whose needs it meets must solve it; else only those whose case in table.py names it."""
+    """Whether every planner whose needs it meets must solve it; else only those whose case in cases.py names it."""
 
 
 def square(size: int, bound: float) -> ActionBox:
