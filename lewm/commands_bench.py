@@ -208,6 +208,24 @@ def front(args: argparse.Namespace) -> None:
     print(f"{front.front_table(rows)}\n\nplot {args.plot or args.out / 'front.png'}\ntable {args.out / 'front.md'}")
 
 
+def add_door(sub: argparse.ArgumentParser) -> None:
+    """Options of `lewm bench door`."""
+    sub.add_argument("--checkpoint", type=Path, required=True, help="folder that `lewm train door` wrote")
+    sub.add_argument("--data", type=Path, required=True, help="the recordings it was trained on")
+    sub.add_argument("--steps", type=int, default=2000, help="optimiser steps per predictor (default 2000)")
+    sub.add_argument("--seed", type=int, default=0, help="of initial weights and data order (default 0)")
+    add_json(sub)
+
+
+def door(args: argparse.Namespace) -> None:
+    """What a latent variable is worth."""
+    from lewm.bench.door import measure, table
+
+    rows = measure(args.checkpoint, args.data, args.steps, args.seed)
+    write_rows(args.json, rows)
+    print(table(rows))
+
+
 BENCHES: tuple[
     tuple[Callable[[argparse.Namespace], None], Callable[[argparse.ArgumentParser], None], str, str], ...
 ] = (
@@ -240,6 +258,13 @@ BENCHES: tuple[
         "time and memory of every objective",
         "Forward and backward milliseconds and peak memory of every objective on random latents, as the batch, the "
         "latent width and the slices grow; SIGReg beside its formula written out.",
+    ),
+    (
+        door,
+        add_door,
+        "what a latent variable is worth",
+        "Prediction error of a deterministic predictor and of two with a latent variable in task door, where chance "
+        "redraws the door and elsewhere, on the frozen latents of one checkpoint.",
     ),
     (
         front,

@@ -2,15 +2,11 @@
 
 All predictors are fitted on the frozen latents of one checkpoint, so that their errors are in the same units (a
 deterministic predictor trained together with its encoder makes the encoder show less of what it cannot predict).
-
-    python -m lewm.bench.door --checkpoint runs/door/checkpoint --data runs/door/data --json FILE
 """
 
-import argparse
 import math
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +18,7 @@ from lewm.data.store import Store, split_episodes
 from lewm.data.windows import Windows
 from lewm.nets.variable import DiscreteConfig, GaussianConfig, VariableConfig
 from lewm.probes import fit_linear
-from lewm.schema import write_json
+from lewm.progress import Stage
 from lewm.train import build_model
 from lewm.world_model import WorldModel
 
@@ -126,26 +122,18 @@ def measure(checkpoint: Path, data: Path, steps: int, seed: int) -> list[DoorRow
     train_ids, held_ids = split_episodes(store.num_episodes, loaded.origin.held_out, loaded.origin.seed)
     fit, test = blocks(loaded.model, store, train_ids), blocks(loaded.model, store, held_ids)
     rows = []
-    for name, variable in VARIABLES.items():
-        rows += judge(name, fit_predictor(loaded.model, variable, fit, steps, seed), fit, test)
-        print(*(f"{row.predictor:20}{row.transitions:14}{row.latent_error:8.4f}{row.door_error:8.4f}{row.nats:7.3f}"
-                for row in rows[-2:]), sep="\n", flush=True)  # fmt: skip
+    with Stage("door", len(VARIABLES), "predictors") as stage:
+        for name, variable in VARIABLES.items():
+            rows += judge(name, fit_predictor(loaded.model, variable, fit, steps, seed), fit, test)
+            stage.update()
     return rows
 
 
-def main(words: Sequence[str]) -> None:
-    """`python -m lewm.bench.door`."""
-    parser = argparse.ArgumentParser(prog="python -m lewm.bench.door", description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="folder that `lewm train door` wrote")
-    parser.add_argument("--data", type=Path, required=True, help="the recordings it was trained on")
-    parser.add_argument("--steps", type=int, default=2000, help="optimiser steps per predictor (default: 2000)")
-    parser.add_argument("--seed", type=int, default=0, help="of initial weights and data order (default: 0)")
-    parser.add_argument("--json", type=Path, help="write the rows here")
-    args = parser.parse_args(words)
-    rows = measure(args.checkpoint, args.data, args.steps, args.seed)
-    if args.json:
-        write_json([asdict(row) for row in rows], args.json)
+def table(rows: Sequence[DoorRow]) -> str:
+    """The rows as aligned text."""
+    head = f"{'predictor':<20}{'door':<14}{'latent error':>13}{'door error':>12}{'nats':>8}"
+    return "\n".join([head, *(_line(row) for row in rows)])
 
 
-if __name__ == "__main__":
-    main(sys.argv[1:])
+def _line(row: DoorRow) -> str:
+    return f"{row.predictor:<20}{row.transitions:<14}{row.latent_error:>13.4f}{row.door_error:>12.4f}{row.nats:>8.3f}"

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from lewm import pipeline
-from lewm.bench.door import VARIABLES, blocks, main
+from lewm.bench.door import VARIABLES, blocks, measure
 from lewm.checkpoint import load
+from lewm.cli import main
 from lewm.config import RunConfig
 from lewm.data.store import Store
 
@@ -28,12 +29,12 @@ def test_every_predictor_is_judged_on_both_kinds_of_transitions(
 ) -> None:
     checkpoint, store = door_run
     out = tmp_path / "rows.json"
-    main(["--checkpoint", str(checkpoint), "--data", str(store.path), "--steps", "5", "--json", str(out)])
+    main(f"bench door --checkpoint {checkpoint} --data {store.path} --steps 5 --json {out}".split())
     rows = json.loads(out.read_text())
     assert [row["predictor"] for row in rows[::2]] == list(VARIABLES) and len(rows) == 2 * len(VARIABLES)
     assert len({(row["transitions"], row["n"]) for row in rows}) == 2
     assert all(row["nats"] == 0 for row in rows[:2]) and all(row["nats"] > 0 for row in rows[2:])
-    assert capsys.readouterr().out.count("\n") == len(rows)
+    assert capsys.readouterr().out.count("\n") == 1 + len(rows)
 
 
 def test_a_redrawn_door_is_one_whose_coin_moved(door_run: tuple[Path, Store]) -> None:
@@ -47,4 +48,4 @@ def test_a_redrawn_door_is_one_whose_coin_moved(door_run: tuple[Path, Store]) ->
 
 def test_other_tasks_are_refused(tiny_checkpoint_path: Path, tiny_store: Store) -> None:
     with pytest.raises(ValueError, match=r"was trained on task 'two_room'; this measures task door only"):
-        main(["--checkpoint", str(tiny_checkpoint_path), "--data", str(tiny_store.path)])
+        measure(tiny_checkpoint_path, tiny_store.path, steps=1, seed=0)
