@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lewm import __version__, commands, commands_bench
 from lewm.cli_shared import add_device, add_json, add_run
+from lewm.memory import keep_freed_memory
 
 EPILOG = """\
 a first session:
@@ -262,6 +263,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the `lewm` script."""
     # Idle OpenMP threads that spin take the cores from those that work; it has to be said before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed_memory()
     parser = build_parser()
     overrides, words = split_overrides(sys.argv[1:] if argv is None else argv)
     args, unknown = parser.parse_known_args(words)
