@@ -164,7 +164,7 @@ def plot_front(rows: Sequence[FrontRow], path: Path) -> None:
     from matplotlib.figure import Figure
 
     goals = list(dict.fromkeys(row.goals for row in rows))
-    figure = Figure(figsize=(5.4 * len(goals), 4.2), layout="constrained")
+    figure = Figure(figsize=(max(8.5, 5.4 * len(goals)), 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     drawn = [row for row in rows if row.method not in ("random", "oracle")]
     costs = [cost for cost in dict.fromkeys(row.cost for row in drawn)]
@@ -194,7 +194,7 @@ def plot_front(rows: Sequence[FrontRow], path: Path) -> None:
         first.plot([], [], "s", color=f"C{i}", label=cost)
     for i, name in enumerate(names):
         first.plot([], [], MARKERS[i % len(MARKERS)], color="grey", label=name)
-    first.plot([], [], "o", color="black", markersize=9, label="CEM 300 x 30 x 5, latent L2, open loop")
+    first.plot([], [], "o", color="black", markersize=9, label="reference")
     figure.legend(loc="outside lower center", ncols=4, fontsize="small", frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
