@@ -19,6 +19,9 @@ from planners import CEM
 LADDER = ((8, 1), (16, 2), (32, 3), (64, 4), (128, 8))
 """Candidates and iterations."""
 
+MOST = {"grasp": 32}
+"""Most candidates of planners whose iteration is several rollouts (GRASP is for horizons of tens of blocks)."""
+
 REFERENCE = PlanConfig(
     name="reference",
     planner=CEM(candidates=300, iterations=30, elites=30, horizon=5),
@@ -63,7 +66,7 @@ def front_methods(
             continue
         execute = getattr(base.planner, "execute", "mean")
         for name in planners:
-            for candidates, iterations in ladder:
+            for candidates, iterations in (rung for rung in ladder if rung[0] <= MOST.get(name, rung[0])):
                 planner = planner_at(name, candidates, iterations, base.planner.horizon, execute)
                 label = f"{base.name}.{name}.{candidates}x{iterations}"
                 methods.append(replace(base, name=label, planner=planner))

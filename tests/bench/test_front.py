@@ -65,6 +65,11 @@ def test_every_replanned_cost_of_the_run_meets_every_planner_at_every_budget() -
     assert isinstance(seeded, PlanConfig) and seeded.proposal == "seed" and seeded.planner.candidates == 8
 
 
+def test_grasp_stops_where_its_iterations_take_minutes() -> None:
+    methods = front_methods(load("two_room"), ["grasp"], proposal=False)
+    assert {m.planner.candidates for m in methods[1:] if isinstance(m, PlanConfig)} == {8, 16, 32}
+
+
 def test_a_run_that_never_replans_is_refused() -> None:
     run = load("two_room")
     lazy = replace(run, evaluate=replace(run.evaluate, methods=(replace(REFERENCE, name="open_loop"),)))
