@@ -47,7 +47,10 @@ SHARED = ("schema", "memory", "progress", "distributed", "video", "doctor")
 """Helpers that every stage may import; they import no stage."""
 THIRD_PARTY = {
     "planners": {"torch"},
-    "envs": {"numpy", "gymnasium", "mujoco", "cv2", "OpenGL"},  # OpenGL comes with MuJoCo
+    "envs": {
+        *("numpy", "gymnasium", "mujoco", "cv2", "OpenGL"),  # OpenGL comes with MuJoCo
+        *("ogbench", "gymnasium_robotics", "dm_control", "shimmy", "gym_pusht", "stable_worldmodel"),  # extra [tasks]
+    },
 }
 
 

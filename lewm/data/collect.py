@@ -202,7 +202,7 @@ def _describe(config: CollectConfig, task: str, env: "GoalEnv") -> StoreMeta:
         episodes=config.episodes,
         steps=config.steps,
         shard_episodes=config.shard_episodes,
-        versions=_versions(),
+        versions=package_versions(),
         renderer=env.renderer_fingerprint(),
         git_revision=git_revision(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -230,7 +230,8 @@ def _action_space(env: "GoalEnv") -> "Box":
     return env.action_space
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Versions of what recordings depend on, as far as installed."""
     found = {}
     for package in ("lewm", "numpy", "gymnasium", "mujoco", "opencv-python-headless"):
         try:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lewm.data.codec import side_by_side
 from lewm.data.meta import UNKNOWN_SUCCESS
 from lewm.data.store import Store
 
@@ -48,8 +49,8 @@ def _strip(store: Store, episode: int, frames: int, height: int) -> NDArray[np.u
     import cv2
 
     length = int(store.episodes["length"][episode]) if 0 <= episode < store.num_episodes else 0
-    pixels = store.pixels(episode, np.linspace(0, length, frames).round().astype(np.int64))
-    y, x, _ = store.meta.frame
+    pixels = side_by_side(store.pixels(episode, np.linspace(0, length, frames).round().astype(np.int64)))
+    _, y, x, _ = pixels.shape
     width = max(round(height * x / y), 1)
     shrink = height < y
     gap = max(height // 24, 2)
@@ -65,6 +66,10 @@ def _strip(store: Store, episode: int, frames: int, height: int) -> NDArray[np.u
     return np.concatenate(cells, axis=1)
 
 
+def _cameras(names: Sequence[str]) -> str:
+    return f" from {len(names)} cameras ({', '.join(names)})" if len(names) > 1 else ""
+
+
 def _head(store: Store) -> list[str]:
     meta, length = store.meta, store.episodes["length"]
     size = sum(sum(shard.bytes.values()) for shard in meta.shards)
@@ -74,7 +79,8 @@ def _head(store: Store) -> list[str]:
         f"store      {store.path}  ({meta.format} version {meta.version}, {_bytes(size)}, {len(meta.shards)} shards)",
         f"task       {meta.task}  {_settings(meta.settings)}",
         f"episodes   {store.num_episodes}, {span} actions {names}, {store.num_frames} frames",
-        f"frames     {meta.frame[0]} x {meta.frame[1]} RGB, {meta.codec}; one action lasts {meta.control_dt:g} s",
+        f"frames     {meta.frame[0]} x {meta.frame[1]} RGB{_cameras(meta.cameras)}, {meta.codec}; "
+        f"one action lasts {meta.control_dt:g} s",
     ]
     asked = meta.provenance.episodes
     if asked > store.num_episodes:

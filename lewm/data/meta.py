@@ -134,7 +134,7 @@ class StoreMeta:
     settings: dict[str, Any]
     """Settings that rebuild the task."""
     frame: tuple[int, int, int]
-    """Y, X, 3."""
+    """Y, X, C: C = 3 for every camera, one camera after the other."""
     codec: Codec
     """How frames are stored."""
     action_dim: int
@@ -153,6 +153,8 @@ class StoreMeta:
     """Where it comes from."""
     columns: tuple[Column, ...] = ()
     """Extra columns."""
+    cameras: tuple[str, ...] = ("main",)
+    """Names of the cameras, in the order of the channels; all take pictures of one size."""
     shards: tuple[ShardMeta, ...] = ()
     """Complete shards, sorted by name."""
     statistics: Statistics = Statistics()
@@ -163,8 +165,11 @@ class StoreMeta:
     """Version of the format."""
 
     def __post_init__(self) -> None:
-        if len(self.frame) != 3 or self.frame[2] != 3 or min(self.frame) < 1:
-            raise ValueError(f"frame is {self.frame}, it must be (height, width, 3)")
+        count = len(self.cameras)
+        if len(set(self.cameras)) != count or not all(name.isidentifier() for name in self.cameras):
+            raise ValueError(f"cameras are {self.cameras}: give each its own name of letters, digits and _")
+        if len(self.frame) != 3 or not count or self.frame[2] != 3 * count or min(self.frame) < 1:
+            raise ValueError(f"frame is {self.frame}, with {count} cameras it must be (height, width, {3 * count})")
         if not len(self.action_low) == len(self.action_high) == self.action_dim >= 1:
             raise ValueError(
                 f"action_dim is {self.action_dim} with {len(self.action_low)} lower and {len(self.action_high)} "

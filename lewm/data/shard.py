@@ -20,7 +20,7 @@ class Shard:
     blob: NDArray[np.uint8] | None
 
     def frames(self, rows: slice | NDArray[np.int64], shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-        """Copies of the frames at `rows` (n, Y, X, 3)."""
+        """Copies of the frames at `rows` (n, Y, X, C)."""
         if self.blob is None:
             return np.array(self.arrays["frames.npy"][rows])
         if isinstance(rows, slice):
@@ -31,7 +31,7 @@ class Shard:
         return out
 
     def decode(self, row: int, out: NDArray[np.uint8]) -> None:
-        """Decode one frame into `out` (Y, X, 3)."""
+        """Decode one frame into `out` (Y, X, C)."""
         index = self.arrays["frames_index.npy"]
         assert self.blob is not None
         try:

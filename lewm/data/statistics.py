@@ -52,9 +52,10 @@ def pixel_part(pixels: NDArray[np.uint8]) -> Part:
     """Mean, variance per channel (pixels in [0, 1]) and number of frames of one episode."""
     import cv2
 
-    mean, std = cv2.meanStdDev(np.ascontiguousarray(pixels).reshape(-1, pixels.shape[2], 3))
-    scaled = np.asarray(mean, np.float64).ravel() / 255.0, np.asarray(std, np.float64).ravel() / 255.0
-    return scaled[0], scaled[1] ** 2, len(pixels)
+    cameras = np.split(pixels, pixels.shape[-1] // 3, axis=-1)  # OpenCV takes at most four channels
+    parts = [cv2.meanStdDev(np.ascontiguousarray(camera).reshape(-1, pixels.shape[2], 3)) for camera in cameras]
+    mean, std = (np.concatenate(moment).astype(np.float64).ravel() / 255.0 for moment in zip(*parts))
+    return mean, std**2, len(pixels)
 
 
 def _merge(parts: list[Part]) -> Moments:

@@ -76,7 +76,7 @@ class Store:
     def pixels(
         self, episode: int, frames: slice | Sequence[int] | NDArray[np.int64] | None = None
     ) -> NDArray[np.uint8]:
-        """Frames of one episode as a new uint8 array (T + 1, Y, X, 3); `frames` selects some (ids in 0..T)."""
+        """Frames of one episode as a new uint8 array (T + 1, Y, X, C); `frames` selects some (ids in 0..T)."""
         shard, row = self._locate(episode)
         first, count = int(row["frame_offset"]), int(row["length"]) + 1
         if frames is None or isinstance(frames, slice):
@@ -115,7 +115,7 @@ class Store:
         return np.min([a.min(axis=0) for a in flat], axis=0), np.max([a.max(axis=0) for a in flat], axis=0)
 
     def read_frames(self, start_frame: int, step: int, out: NDArray[np.uint8]) -> None:
-        """Copy `len(out)` frames, `step` apart, from global frame `start_frame` on into `out` (n, Y, X, 3).
+        """Copy `len(out)` frames, `step` apart, from global frame `start_frame` on into `out` (n, Y, X, C).
 
         They must lie in one episode; the caller keeps that promise (Windows does), here only the shard is found.
         """

@@ -26,7 +26,7 @@ class Episode:
     """One recorded episode of T actions."""
 
     pixels: NDArray[np.uint8]
-    """(T + 1, Y, X, 3), RGB."""
+    """(T + 1, Y, X, C), RGB; C = 3 for every camera, one camera after the other."""
     actions: NDArray[np.float32]
     """(T, a); action t leaves frame t."""
     states: NDArray[np.float32]

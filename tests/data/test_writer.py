@@ -123,3 +123,29 @@ def test_bad_declarations_are_refused():
     with pytest.raises(ValueError, match="must be finite"):
         replace(make_meta(), action_high=(float("inf"), 1.0))
     assert Provenance(policies=()).source == "collect"
+
+
+@pytest.mark.parametrize("codec", ["raw", "png", "webp"])
+def test_two_cameras_travel_in_the_channels(tmp_path, codec):
+    meta = replace(make_meta(codec), frame=(8, 6, 6), cameras=("front", "wrist"))
+    rng = np.random.default_rng(0)
+    episodes = [
+        replace(make_episode(i, length), pixels=rng.integers(0, 256, (length + 1, 8, 6, 6), np.uint8))
+        for i, length in enumerate((4, 3))
+    ]
+    with StoreWriter(tmp_path / "store", meta) as writer:
+        writer.write(episodes)
+    store = Store.open(tmp_path / "store", verify=True)
+    for number, episode in enumerate(episodes):
+        np.testing.assert_array_equal(store.pixels(number), episode.pixels)
+        np.testing.assert_array_equal(store.pixels(number, [2]), episode.pixels[[2]])
+    every = np.concatenate([episode.pixels.reshape(-1, 6) for episode in episodes]) / 255
+    np.testing.assert_allclose(store.meta.statistics.pixel_mean, every.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(store.meta.statistics.pixel_std, every.std(0), rtol=1e-6)
+
+
+def test_cameras_and_channels_must_agree():
+    with pytest.raises(ValueError, match=r"with 2 cameras it must be \(height, width, 6\)"):
+        replace(make_meta(), cameras=("front", "wrist"))
+    with pytest.raises(ValueError, match="give each its own name"):
+        replace(make_meta(), frame=(8, 8, 6), cameras=("front", "front"))
