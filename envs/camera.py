@@ -67,22 +67,29 @@ def close_cameras() -> None:
 
 
 class Camera:
-    """A camera of a MuJoCo model, drawn at twice the size and averaged down; shadows, reflections and MSAA are off.
+    """Cameras of a MuJoCo model, drawn at twice the size and averaged down; shadows, reflections and MSAA are off.
 
     The OpenGL context is made by the first picture and kept until `close`. One Camera belongs to one thread; a process
     that has drawn must not fork.
     """
 
-    def __init__(self, model: Any, size: int, name: str) -> None:
-        self._model, self._size, self._name = model, size, name
+    def __init__(self, model: Any, size: int, *names: str) -> None:
+        self._model, self._size, self._names = model, size, names
         self._renderer: Any = None
 
     def picture(self, data: Any) -> NDArray[np.uint8]:
-        """Pixels (Y, X, 3) of a posed model. Raises RuntimeError, saying how to mend it, where OpenGL does not work."""
+        """Pixels (Y, X, 3 V) of a posed model seen by the V cameras, one camera after the other in the channels.
+
+        Raises RuntimeError, saying how to mend it, where OpenGL does not work.
+        """
+        views = [self._view(data, name) for name in self._names]
+        return views[0] if len(views) == 1 else np.concatenate(views, -1)
+
+    def _view(self, data: Any, name: str) -> NDArray[np.uint8]:
         import cv2
 
         renderer = self._open()
-        renderer.update_scene(data, camera=self._name)
+        renderer.update_scene(data, camera=name)
         for flag in ("mjRND_SHADOW", "mjRND_REFLECTION", "mjRND_SKYBOX", "mjRND_HAZE"):
             renderer.scene.flags[getattr(self._mujoco.mjtRndFlag, flag)] = 0
         large = renderer.render()

@@ -18,7 +18,7 @@ RESET_OPTIONS = ("state", "goal_state")
 class GoalEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]]):
     """A task whose observation is a picture and whose goal is the picture of another state.
 
-    Observations are uint8 pixels (Y, X, 3); actions are float32 in [-1, 1]^a. The reward of a step is 1 when the state
+    Observations are uint8 pixels (Y, X, 3), or (Y, X, 3 V) of V cameras; actions are float32 in [-1, 1]^a. The reward of a step is 1 when the state
     after it satisfies the goal, else 0, and no episode ends by itself. `render`, `goal_image`, `distance`, `is_success`
     and `simulate` are pure functions of the states they are given: none of them disturbs the environment.
 
@@ -39,6 +39,8 @@ class GoalEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]]):
     success_distance: ClassVar[float]
     """A state satisfies a goal when their `distance` is smaller than this."""
     action_space: gymnasium.spaces.Box  # type: ignore[assignment]  # Gymnasium says Space[ActType], which has no bounds
+    cameras: tuple[str, ...] = ("main",)
+    """Names of the cameras; the pictures of several follow each other in the channels."""
     home_state: ClassVar[tuple[float, ...]]
     """The state before the first reset, and the one whose picture is the renderer's fingerprint."""
 
@@ -57,7 +59,7 @@ class GoalEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]]):
         self.size = int(size)
         self.renderer = renderer
         self.render_mode = render_mode
-        self.observation_space = gymnasium.spaces.Box(0, 255, (self.size, self.size, 3), np.uint8)
+        self.observation_space = gymnasium.spaces.Box(0, 255, (self.size, self.size, 3 * len(self.cameras)), np.uint8)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (len(self.action_names),), np.float32)
         self._goal_S: NDArray[np.float64] | None = None
 
@@ -204,3 +206,9 @@ class GoalEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]]):
             "goal_state": self._goal_S.copy(),
             "is_success": bool(self.is_success(state_S, self._goal_S)),
         }
+
+
+def wrap_angle(angle: ArrayLike) -> NDArray[np.float64]:
+    """The angle in [-pi, pi), bit for bit unchanged when it is there already."""
+    angle = np.asarray(angle, np.float64)
+    return np.asarray(angle - 2 * np.pi * np.floor((angle + np.pi) / (2 * np.pi)))

@@ -7,12 +7,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from envs.camera import Camera, load_mujoco
-from envs.goal_env import GoalEnv
+from envs.goal_env import GoalEnv, wrap_angle
 from envs.painter import Canvas
 from envs.policies import Noisy, Policy, UniformRandom, check_policy
 from envs.push_t_policies import Expert, NearBlock, RandomPushes
 from envs.push_t_shape import CENTRES_R2, HALVES_R2, REACH, corners, coverage, gap, turn
-from envs.reacher import wrap_angle
 
 mujoco: Any = load_mujoco()
 

@@ -1,6 +1,7 @@
 """Reacher: a damped two-link arm in the plane, moved by joint torques, that must take a pose seen in a picture."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -8,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from envs.camera import Camera, load_mujoco
-from envs.goal_env import GoalEnv
+from envs.goal_env import GoalEnv, wrap_angle
 from envs.painter import Canvas
 from envs.policies import CorrelatedRandom, Noisy, Policy, UniformRandom, check_policy, clip_action
 
@@ -21,6 +22,7 @@ LINK, LINK_RADIUS, HUB_RADIUS, TIP_RADIUS = 0.12, 0.015, 0.022, 0.018
 ELBOW_LIMIT = 2.8  # rad, the joint's range in the model; it is soft, so physics may overshoot it a little
 ELBOW_OVERSHOOT = 0.3
 MAX_SPEED = 10.0  # rad/s; full torque from rest reaches 7, and much more would break through the elbow's soft limit
+VIEWS = ("top", "side")
 VIEW = 0.27  # half of the picture's width, m
 FLOOR, UPPER_ARM, FOREARM, HUB, TIP = (242, 240, 235), (47, 99, 172), (230, 126, 34), (58, 64, 84), (189, 40, 50)
 
@@ -55,6 +57,7 @@ class Reacher(GoalEnv):
     Settings:
         size: picture width and height in pixels, 32 to 512.
         renderer: "painter" (numpy, fast, the same on every machine) or "camera" (MuJoCo's renderer, needs OpenGL).
+        cameras: what the renderer "camera" shows, one or more of "top" (as the painter) and "side" (obliquely).
 
     Version history: v0: first release.
     """
@@ -72,15 +75,27 @@ class Reacher(GoalEnv):
         self,
         size: int = 64,
         renderer: Literal["painter", "camera"] = "painter",
+        cameras: Sequence[str] = ("top",),
         render_mode: Literal["rgb_array"] | None = "rgb_array",
     ) -> None:
+        views = tuple(cameras)
+        if not views or len(set(views)) < len(views) or not set(views) <= set(VIEWS):
+            raise ValueError(f"cameras is {cameras!r}, but must name some of {', '.join(VIEWS)}, each once.")
+        if renderer == "painter" and views != ("top",):
+            raise ValueError(f"cameras is {cameras!r}, but the painter only draws top: set renderer='camera'.")
+        self._views, self.cameras = views, views if len(views) > 1 else ("main",)
         super().__init__(size, renderer, render_mode)
         self.model = mujoco.MjModel.from_xml_path(str(MODEL_FILE))
         self._data = mujoco.MjData(self.model)
         self._scratch = mujoco.MjData(self.model)  # poses pictures and simulated branches
         self._canvas = Canvas(self.size, centre=(0.0, 0.0), half_extent=VIEW, colour=FLOOR)
-        self._camera = Camera(self.model, self.size, "top") if renderer == "camera" else None
+        self._camera = Camera(self.model, self.size, *views) if renderer == "camera" else None
         self.set_state(self.home_state)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What `envs.make("reacher", ...)` needs to build this environment again."""
+        return super().settings | ({} if self._views == ("top",) else {"cameras": list(self._views)})
 
     @property
     def state(self) -> Array:
@@ -203,9 +218,3 @@ class Expert:
 def draw_pose(rng: np.random.Generator) -> Array:
     """A random pose (4,) at rest."""
     return np.array([rng.uniform(-np.pi, np.pi), rng.uniform(-2.7, 2.7), 0.0, 0.0])
-
-
-def wrap_angle(angle: ArrayLike) -> Array:
-    """The angle in [-pi, pi), bit for bit unchanged when it is there already."""
-    angle = np.asarray(angle, np.float64)
-    return np.asarray(angle - 2 * np.pi * np.floor((angle + np.pi) / (2 * np.pi)))

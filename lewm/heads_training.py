@@ -58,20 +58,22 @@ def encode_store(model: WorldModel, store: Store, episodes: np.ndarray, quiet: b
     """Latents of every frame of the episodes, as seen (latent_FKD) and as goals (goal_FKD), in episode order.
 
     A goal is a single picture: with stacked frames it is stacked with itself, so that a goal means a pose at rest and
-    the head learns when that picture is passed, whatever the velocity.
+    the head learns when that picture is passed, whatever the velocity. What was measured beside it is not known.
     """
     seen = Windows(store, model.config.window(1), episodes, "auto", model.device)
-    stacked = model.config.frame_stack
+    stacked, frame = model.config.frame_stack, slice(-model.facts.channels, None)
+    alike = stacked == 1 and not model.config.proprio
     latents, goals = [], []
     with Stage("encode", len(seen), "frames", quiet) as stage:
         for index in np.array_split(np.arange(len(seen)), max(1, len(seen) // 512)):
-            pixels = seen.batch(index).pixels_BTCYX
-            latents.append(model.encode(pixels)[:, 0])
-            if stacked > 1:
-                goals.append(model.encode(pixels[:, :, -3:].repeat(1, 1, stacked, 1, 1))[:, 0])
+            batch = seen.batch(index)
+            latents.append(model.encode(batch.pixels_BTCYX, batch.proprio_BTP)[:, 0])
+            if not alike:
+                newest_BTCYX = batch.pixels_BTCYX[:, :, frame]
+                goals.append(model.encode_picture(newest_BTCYX.repeat(1, 1, stacked, 1, 1))[:, 0])
             stage.update(len(index))
     latent_FKD = torch.cat(latents)
-    return latent_FKD, torch.cat(goals) if stacked > 1 else latent_FKD
+    return latent_FKD, latent_FKD if alike else torch.cat(goals)
 
 
 class HindsightPairs:

@@ -143,7 +143,7 @@ def probe_model(
     started = time.perf_counter()
     was_training = model.training
     model.eval()
-    fit_latent, test_latent = model.encode(fit.pixels_BTCYX), model.encode(test.pixels_BTCYX)
+    fit_latent, test_latent = (model.encode(part.pixels_BTCYX, part.proprio_BTP) for part in (fit, test))
     rolled, nats = _imagined(model, test_latent, test.action_BTA, history)
     model.train(was_training)
     target = test_latent[:, history:]

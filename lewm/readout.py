@@ -90,6 +90,6 @@ def _sample(model: WorldModel, store: Store, episodes: np.ndarray, seed: int) ->
     latents, states = [], []
     for index in np.array_split(np.sort(chosen), -(-len(chosen) // 512)):
         batch = windows.batch(index)
-        latents.append(model.encode(batch.pixels_BTCYX)[:, 0].flatten(1).cpu().float())
+        latents.append(model.encode(batch.pixels_BTCYX, batch.proprio_BTP)[:, 0].flatten(1).cpu().float())
         states.append(batch.state_BTS[:, 0].cpu())
     return torch.cat(latents), torch.cat(states)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lewm import distributed
+from lewm.data.proprio import measured
 from lewm.data.store import Store, split_episodes
 from lewm.data.windows import Batch, Windows, batch_indices
 from lewm.nets.variable import Followed
@@ -93,9 +94,11 @@ class Interrupted(RuntimeError):
     """SIGTERM or SIGINT arrived; a checkpoint was written before this was raised."""
 
 
-def model_facts(store: Store) -> ModelFacts:
-    """What the recordings tell the model: sizes and statistics."""
+def model_facts(store: Store, config: ModelConfig) -> ModelFacts:
+    """What the recordings tell the model: sizes and statistics. Raises ValueError for what they cannot give it."""
     meta, stats = store.meta, store.meta.statistics
+    if meta.frame[0] != meta.frame[1]:
+        raise ValueError(f"frames are {meta.frame[0]} x {meta.frame[1]}, models see squares: import them with --size")
     return ModelFacts(
         size=meta.frame[0],
         action_low=tuple(meta.action_low),
@@ -104,6 +107,7 @@ def model_facts(store: Store) -> ModelFacts:
         action_std=tuple(stats.action_std),
         pixel_mean=tuple(stats.pixel_mean),
         pixel_std=tuple(stats.pixel_std),
+        proprio=measured(meta, config.proprio),
     )
 
 
@@ -145,7 +149,7 @@ def step_losses(
     model: WorldModel, batch: Batch, config: TrainConfig, objective: Objective, generator: torch.Generator
 ) -> Losses:
     """Encode a clip, predict it, score it: the whole forward pass of training."""
-    latent_BTKD = model.encode(batch.pixels_BTCYX)
+    latent_BTKD = model.encode(batch.pixels_BTCYX, batch.proprio_BTP)
     if model.variable is None:
         predicted = predictions(model, latent_BTKD, batch.action_BTA, config)
         losses: Losses = objective(latent_BTKD, predicted, batch, generator)
@@ -241,7 +245,7 @@ class Trainer:
         spec = model_config.window(config.frames)
         self.windows = Windows(store, spec, train_ids, config.resident, device)
         self.held_windows = Windows(store, spec, held_ids, "disk", device)
-        self.model = build_model(model_config, model_facts(store), config.seed).to(device)
+        self.model = build_model(model_config, model_facts(store, model_config), config.seed).to(device)
         self.objective = build_objective(objective, self.model, config.add_ons).to(device)
         self.trained = nn.ModuleList([self.model, self.objective])
         self.optimizer = make_optimizer(self.trained, config)
@@ -311,7 +315,8 @@ class Trainer:
         """Log the health of the latent space and a held-out clip, and hand it to whoever asked; rank 0 only."""
         if distributed.rank() == 0:
             health = self.health()
-            clip_TCYX = self.held_windows.batch(np.arange(1)).pixels_BTCYX[0, :, -3:]
+            newest = slice(-self.model.facts.channels, None)
+            clip_TCYX = self.held_windows.batch(np.arange(1)).pixels_BTCYX[0, :, newest][:, :3]
             log.probe(self.step, health, clip_TCYX)
             if on_probe is not None:
                 on_probe(self.step, health)

@@ -10,8 +10,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from lewm.data.proprio import Measured
 from lewm.data.windows import WindowSpec
 from lewm.nets.encoders import ConvConfig, EncoderConfig, build_encoder
+from lewm.nets.measured import MeasuredEncoder
 from lewm.nets.predictors import MLPConfig, PredictorConfig, build_predictor
 from lewm.nets.variable import Followed, VariableConfig, build_variable
 
@@ -30,11 +32,15 @@ class ModelConfig:
     """Frames the encoder sees at once; 2 lets it read velocities."""
     stack_stride: int = 1
     """Environment steps between stacked frames."""
+    proprio: tuple[str, ...] = ()
+    """State entries or extra columns of the recordings, such as joint angles, that are measured beside each picture."""
+    proprio_width: int = 16
+    """Latent entries for them, beside those of the picture."""
     variable: VariableConfig | None = None
     """What the next frame holds beyond latent and action, for stochastic worlds (discrete, gaussian); null: nothing."""
 
     def __post_init__(self) -> None:
-        for name in ("frame_skip", "frame_stack", "stack_stride"):
+        for name in ("frame_skip", "frame_stack", "stack_stride", "proprio_width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
         if self.encoder.link != self.predictor.link:
@@ -42,10 +48,15 @@ class ModelConfig:
                 f"model.predictor.link is {self.predictor.link!r} and model.encoder.link is {self.encoder.link!r}; a "
                 "predicted latent has to lie where the encoded ones do: give both the same"
             )
+        if self.proprio and self.encoder.link != "identity":
+            raise ValueError(
+                f"model.encoder.link is {self.encoder.link!r}, which model.proprio cannot follow: measurements have "
+                "both signs; use link identity, or leave model.proprio out"
+            )
 
     def window(self, length: int) -> WindowSpec:
         """How to cut recordings into clips of `length` frames for this model."""
-        return WindowSpec(length, self.frame_skip, self.frame_stack, self.stack_stride)
+        return WindowSpec(length, self.frame_skip, self.frame_stack, self.stack_stride, self.proprio)
 
 
 @dataclass(frozen=True)
@@ -63,14 +74,21 @@ class ModelFacts:
     action_std: tuple[float, ...]
     """Standard deviation of each raw action entry."""
     pixel_mean: tuple[float, ...]
-    """Mean of each colour channel, in [0, 1]."""
+    """Mean of each colour channel, in [0, 1]; three per camera."""
     pixel_std: tuple[float, ...]
     """Standard deviation of each colour channel, in [0, 1]."""
+    proprio: tuple[Measured, ...] = ()
+    """The measured numbers that the configuration's names stand for."""
 
     @property
     def action_dim(self) -> int:
         """Entries of one raw action."""
         return len(self.action_mean)
+
+    @property
+    def channels(self) -> int:
+        """Channels of one frame, three per camera."""
+        return len(self.pixel_mean)
 
 
 class WorldModel(nn.Module):
@@ -85,7 +103,9 @@ class WorldModel(nn.Module):
         super().__init__()
         self.config = config
         self.facts = facts
-        self.encoder = build_encoder(config.encoder, channels=3 * config.frame_stack, size=facts.size)
+        picture = build_encoder(config.encoder, facts.channels * config.frame_stack, facts.size)
+        self.picture_dim: int = picture.latent_dim
+        self.encoder = MeasuredEncoder(picture, facts.proprio, config.proprio_width) if config.proprio else picture
         self.action_dim = config.frame_skip * facts.action_dim
         self.tokens: int = self.encoder.tokens
         self.latent_dim: int = self.encoder.latent_dim
@@ -110,21 +130,47 @@ class WorldModel(nn.Module):
         """Where the parameters live."""
         return self.pixel_scale.device
 
-    def encode(self, pixels_BTCYX: Tensor) -> Tensor:
-        """Encode uint8 frames (C = 3 x frame_stack, oldest first) to latent_BTKD, each frame on its own."""
+    def encode(self, pixels_BTCYX: Tensor, proprio_BTP: Tensor | None = None) -> Tensor:
+        """Encode uint8 frames (C = 3 x cameras x frame_stack, oldest first) to latent_BTKD, each frame on its own.
+
+        proprio_BTP: raw measurements, for a model that has them (`model.proprio`).
+        """
+        if (proprio_BTP is None) == bool(self.facts.proprio):
+            raise ValueError(
+                f"encode: this model measures {', '.join(self.config.proprio) or 'nothing beside the picture'}; "
+                f"{'pass proprio_BTP' if proprio_BTP is None else 'leave proprio_BTP out'}"
+            )
+        return self._encode(pixels_BTCYX, proprio_BTP)
+
+    def encode_picture(self, pixels_BTCYX: Tensor) -> Tensor:
+        """As `encode`, of pictures whose measurements nobody knows, such as goals: those entries are 0, their mean."""
+        return self._encode(pixels_BTCYX, None)
+
+    def pictured(self, latent_BTKD: Tensor) -> Tensor:
+        """The entries of latents that come from the picture, all of them for a model that measures nothing."""
+        return latent_BTKD[..., : self.picture_dim]
+
+    def measure(self, proprio_BP: Tensor) -> Tensor:
+        """Latent entries (B, proprio_width) that raw measurements become."""
+        if not isinstance(self.encoder, MeasuredEncoder):
+            raise ValueError("measure: this model measures nothing; train with model.proprio")
+        return self.encoder.embed_measured(proprio_BP)
+
+    def _encode(self, pixels_BTCYX: Tensor, proprio_BTP: Tensor | None) -> Tensor:
         if pixels_BTCYX.dtype != torch.uint8 or pixels_BTCYX.ndim != 5:
             raise ValueError(
                 f"encode: pixels are {pixels_BTCYX.dtype} of shape {tuple(pixels_BTCYX.shape)}; "
                 "they must be uint8 (B, T, C, Y, X)"
             )
-        expected = (3 * self.config.frame_stack, self.facts.size, self.facts.size)
+        expected = (self.facts.channels * self.config.frame_stack, self.facts.size, self.facts.size)
         if tuple(pixels_BTCYX.shape[2:]) != expected:
             raise ValueError(
                 f"encode: frames are {tuple(pixels_BTCYX.shape[2:])} (channels, height, width); this model reads "
                 f"{expected}: resize the pictures or use a model trained at that size"
             )
         frames = pixels_BTCYX.flatten(0, 1).to(self.pixel_scale.dtype)
-        tokens = self.encoder(torch.addcmul(self.pixel_shift, frames, self.pixel_scale))
+        frames = torch.addcmul(self.pixel_shift, frames, self.pixel_scale)
+        tokens = self.encoder(frames) if proprio_BTP is None else self.encoder(frames, proprio_BTP.flatten(0, 1))
         # Under autocast the nets may answer in bfloat16; latents stay in full precision, or rollouts would drift.
         latent_BTKD: Tensor = tokens.to(self.pixel_scale.dtype).unflatten(0, pixels_BTCYX.shape[:2])
         return latent_BTKD

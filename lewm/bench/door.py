@@ -69,7 +69,7 @@ def blocks(model: WorldModel, store: Store, episodes: np.ndarray) -> Blocks:
     windows = Windows(store, model.config.window(2), episodes, "disk", model.device)
     batches = [windows.batch(index) for index in np.array_split(np.arange(len(windows)), -(-len(windows) // BATCH))]
     with torch.no_grad():
-        latents = [model.encode(batch.pixels_BTCYX) for batch in batches]
+        latents = [model.encode(batch.pixels_BTCYX, batch.proprio_BTP) for batch in batches]
     actions, states = [b.action_BTA for b in batches], [b.state_BTS for b in batches]
     return Blocks(torch.cat(latents), torch.cat(actions), torch.cat(states))
 

@@ -206,7 +206,7 @@ def compare_one(run: RunConfig, change: str, store: Store, folder: Path, device:
     """One row: measure the fresh weights, train, measure, plan with every cost of the run."""
     curve = Curve(folder / "curve.json", run.train.steps)
     if 0 not in curve.points:
-        fresh = build_model(run.model, model_facts(store), run.train.seed).to(device)
+        fresh = build_model(run.model, model_facts(store, run.model), run.train.seed).to(device)
         curve.add(0, measure_latent(fresh, run, store, CURVE_CLIPS))
         curve.last = None  # what lies before the first step is no training
     train(run.model, run.objective, run.train, store, folder / "train", device, on_probe=curve.add)

@@ -41,13 +41,16 @@ def decode_frame(encoded: NDArray[np.uint8], out_YXC: NDArray[np.uint8]) -> None
         raise ValueError(f"has shape {frame.shape}, meta.json says {(height, width * cameras, 3)}")
     if cameras == 1:
         cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=out_YXC)
-        return
-    colour = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-    for camera in range(cameras):
-        out_YXC[..., 3 * camera : 3 * camera + 3] = colour[:, camera * width : (camera + 1) * width]
+    else:
+        out_YXC[:] = one_behind_another(np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8), cameras)
+
+
+def one_behind_another(picture_YXC: NDArray[np.uint8], cameras: int) -> NDArray[np.uint8]:
+    """The frame (Y, X, 3 V) of a picture (Y, V X, 3) with V cameras side by side."""
+    return np.concatenate(np.split(picture_YXC, cameras, axis=1), axis=2)
 
 
 def side_by_side(frame_YXC: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """One RGB picture (Y, V X, 3) of a frame (Y, X, 3 V) of V cameras, first camera on the left."""
+    """One RGB picture (..., Y, V X, 3) of a frame (..., Y, X, 3 V) of V cameras, first camera on the left."""
     cameras = frame_YXC.shape[-1] // 3
     return frame_YXC if cameras == 1 else np.concatenate(np.split(frame_YXC, cameras, axis=-1), axis=-2)

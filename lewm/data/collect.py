@@ -219,6 +219,7 @@ def _describe(config: CollectConfig, task: str, env: "GoalEnv") -> StoreMeta:
         angle_names=tuple(env.angle_names),
         control_dt=float(env.control_dt),
         provenance=provenance,
+        cameras=tuple(env.cameras),
     )
 
 

@@ -1,6 +1,7 @@
 """Windows: what training reads. One is T frames of an episode, `frame_skip` apart, with the actions between them."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lewm.data.proprio import measured, read_proprio
 from lewm.data.stacking import channels_first, history_index
 from lewm.data.stacking import stack_frames as stack_frames
 from lewm.data.store import Store
@@ -23,13 +25,15 @@ class Batch:
     """B windows of T frames."""
 
     pixels_BTCYX: Tensor
-    """uint8, C = 3 * frame_stack, oldest frame first in the channels; in channels-last memory."""
+    """uint8, C = 3 * cameras * frame_stack, oldest frame first in the channels; in channels-last memory."""
     action_BTA: Tensor
     """float32, T - 1 blocks of A = frame_skip * action_dim raw actions; block t leaves frame t."""
     state_BTS: Tensor
     """float32, the states at the T frames."""
     index_B: Tensor
     """int64, window numbers."""
+    proprio_BTP: Tensor | None = None
+    """float32, what `WindowSpec.proprio` names at the T frames; None where it names nothing."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class WindowSpec:
     """Raw frames stacked into the channels of each frame: oldest first, newest last."""
     stack_stride: int = 1
     """Raw environment steps between two stacked frames; before an episode's first frame that frame is repeated."""
+    proprio: tuple[str, ...] = ()
+    """State entries and extra columns that are read as proprioception."""
 
     def __post_init__(self) -> None:
         for name in ("length", "frame_skip", "frame_stack", "stack_stride"):
@@ -90,8 +96,12 @@ class Windows:
         self._first_action = np.cumsum(length) - length
         self.resident = _choose(resident, int((length + 1).sum()) * int(np.prod(store.meta.frame)), self.device)
         home = self.device if self.resident == "gpu" else torch.device("cpu")
-        self._actions = _gather(store, "action", self.episodes, int(length.sum())).to(home)
-        self._states = _gather(store, "state", self.episodes, int((length + 1).sum())).to(home)
+        entries = measured(store.meta, spec.proprio)
+        self._actions = _gather(store.actions, self.episodes).to(home)
+        self._states = _gather(store.states, self.episodes).to(home)
+        self._proprio = None
+        if entries:
+            self._proprio = _gather(lambda episode: read_proprio(store, entries, episode), self.episodes).to(home)
         self._frames = None if self.resident == "disk" else _load_frames(store, self.episodes, home)
 
     def __len__(self) -> int:
@@ -121,6 +131,7 @@ class Windows:
             action_BTA=self._send(action_BTA),
             state_BTS=self._send(_take(self._states, frame_BT)),
             index_B=self._send(torch.from_numpy(index_B)),
+            proprio_BTP=None if self._proprio is None else self._send(_take(self._proprio, frame_BT)),
         )
 
     def _slots(self, index_B: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -166,14 +177,9 @@ def _check_episodes(store: Store, episodes: NDArray[np.int64]) -> None:
         )
 
 
-def _gather(store: Store, name: Literal["action", "state"], episodes: NDArray[np.int64], rows: int) -> Tensor:
-    read, width = (store.actions, store.meta.action_dim) if name == "action" else (store.states, store.meta.state_dim)
-    out, at = np.empty((rows, width), np.float32), 0
-    for episode in episodes.tolist():
-        part = read(episode)
-        out[at : at + len(part)] = part
-        at += len(part)
-    return torch.from_numpy(out)
+def _gather(read: Callable[[int], NDArray[np.float32]], episodes: NDArray[np.int64]) -> Tensor:
+    """Rows of all episodes, one episode after the other."""
+    return torch.from_numpy(np.concatenate([read(episode) for episode in episodes.tolist()]))
 
 
 def _load_frames(store: Store, episodes: NDArray[np.int64], home: torch.device) -> Tensor:

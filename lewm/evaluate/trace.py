@@ -15,6 +15,7 @@ import torch
 
 import envs
 from lewm.checkpoint import Checkpoint
+from lewm.data.codec import side_by_side
 from lewm.data.stacking import channels_first, history_index
 from lewm.evaluate.evaluate import Evaluated
 from lewm.evaluate.methods import PlanConfig, make_policy
@@ -134,7 +135,7 @@ class _Watch:
     def _keep_plan(self, replan: Replan) -> None:
         situation, model = replan.situation, self.agent.model
         rolled = model.rollout(situation.latent_BTKD, situation.past_BTA, replan.plan.action_BHA[:, None])
-        latent_BHD = rolled[:, 0].flatten(-2).float()
+        latent_BHD = model.pictured(rolled)[:, 0].flatten(-2).float()
         index_BH = self.bank.nearest(latent_BHD)
         for position, row in enumerate(replan.rows):
             self.plans[row].append((replan, position, latent_BHD[position].cpu().numpy(), index_BH[position]))
@@ -146,9 +147,10 @@ class _Watch:
         frames = torch.from_numpy(np.stack(self.frames[row]))
         index_FK = history_index(steps, 0, config.frame_stack, config.stack_stride)
         stacked = channels_first(frames[torch.from_numpy(index_FK)].unbind(1))
-        latent_FD = self.agent.model.encode(stacked[:, None].to(device))[:, 0].flatten(1).float().cpu().numpy()
+        encoded = self.agent.model.pictured(self.agent.model.encode_picture(stacked[:, None].to(device)))
+        latent_FD: np.ndarray = encoded[:, 0].flatten(1).float().cpu().numpy()
         for replan, position, _, _ in self.plans[row]:
-            seen = replan.situation.latent_BTKD[position, -1].flatten().float().cpu().numpy()
+            seen = self.agent.model.pictured(replan.situation.latent_BTKD[position, -1]).flatten().float().cpu().numpy()
             latent_FD[np.searchsorted(steps, replan.step)] = seen
         return latent_FD
 
@@ -187,8 +189,8 @@ def trace_problems(
                 success=outcome.success,
                 steps=outcome.steps,
                 reproduced=(before.success, before.steps) == (outcome.success, outcome.steps),
-                goal_frame=task.goal_image(goals[row]),
-                seen_FYXC=np.stack(watch.frames[row])[steps_F],
+                goal_frame=side_by_side(task.goal_image(goals[row])),
+                seen_FYXC=side_by_side(np.stack(watch.frames[row])[steps_F]),
                 seen_step_F=steps_F,
                 planned_R=np.searchsorted(steps_F, [replan.step for replan, *_ in plans]),
                 imagined_RHYXC=bank.pixels_FYXC[np.stack([index_H for *_, index_H in plans])],
@@ -198,7 +200,7 @@ def trace_problems(
                 best_cost_RI=np.stack([replan.plan.best_cost_BI[at].cpu().numpy() for replan, at, *_ in plans]),
                 latent_FD=watch.latents(row, steps_F),
                 imagined_latent_RHD=np.stack([latent_HD for _, _, latent_HD, _ in plans]),
-                goal_latent_D=agent.goal_BKD[row].flatten().float().cpu().numpy(),
+                goal_latent_D=agent.model.pictured(agent.goal_BKD[row]).flatten().float().cpu().numpy(),
             )
         )
     task.close()

@@ -37,8 +37,8 @@ class ModelView(Protocol):
     def encoder(self) -> nn.Module:
         """Pixels to latent tokens."""
 
-    def encode(self, pixels_BTCYX: Tensor) -> Tensor:
-        """uint8 frames to latent_BTKD."""
+    def encode(self, pixels_BTCYX: Tensor, proprio_BTP: Tensor | None = None) -> Tensor:
+        """uint8 frames, and what was measured beside them, to latent_BTKD."""
 
     def scale_action(self, action: Tensor) -> Tensor:
         """Raw action blocks to about unit variance."""

@@ -97,7 +97,7 @@ class Teacher(nn.Module):
         """
         if batch is None:
             raise ValueError("the teacher encodes the clips itself: pass the batch with its pixels to the objective")
-        latent_BTKD: Tensor = self.model.encode(batch.pixels_BTCYX)
+        latent_BTKD: Tensor = self.model.encode(batch.pixels_BTCYX, batch.proprio_BTP)
         return latent_BTKD
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Self
 
@@ -23,6 +24,7 @@ from lewm.planning.fast_compile import compile_rollout
 from lewm.planning.fast_rollout import prepare
 from lewm.planning.graph import plan_graphs
 from lewm.planning.informed_start import ProposalUse, check_proposal, informed_start, propose
+from lewm.planning.observation import Seen, as_frames, as_proprio
 from lewm.world_model import WorldModel
 from planners import CEM, PLANNERS, ActionBox, Plan, Planner, WarmStart, noise_table
 
@@ -51,34 +53,12 @@ class Replan:
     """Milliseconds from latents to action."""
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What a plan looks at, as arrays nobody else writes to: planning may go on in another thread."""
-
-    stacks: list[list[np.ndarray]]
-    """Per frame, oldest first: its stack, oldest first, each (B, Y, X, 3)."""
-    past: list[np.ndarray]
-    """The raw action blocks between the frames, each (B, A)."""
-
-
 def action_box(model: WorldModel) -> ActionBox:
     """The space to search: raw action blocks inside the recorded bounds, spread like the recorded actions."""
     facts, skip = model.facts, model.config.frame_skip
     low, high = torch.tensor(facts.action_low).repeat(skip), torch.tensor(facts.action_high).repeat(skip)
     mean, std = torch.tensor(facts.action_mean).repeat(skip), torch.tensor(facts.action_std).repeat(skip)
     return ActionBox(low, high, mean, std.clamp(min=1e-3), steps=skip).to(model.device)
-
-
-def as_frames(pixels: np.ndarray, size: int, what: str) -> np.ndarray:
-    """Check one frame (Y, X, 3) or a batch of them (B, Y, X, 3); always returns the batch."""
-    frames = np.asarray(pixels)
-    frames = (frames[None] if frames.ndim == 3 else frames).copy()  # a caller may reuse its buffer
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != (size, size, 3):
-        raise ValueError(
-            f"{what} is {np.asarray(pixels).dtype} of shape {np.asarray(pixels).shape}; this model sees uint8 colour "
-            f"pictures of shape ({size}, {size}, 3), or a batch of them"
-        )
-    return frames
 
 
 class Agent:
@@ -109,6 +89,8 @@ class Agent:
             raise ValueError(
                 f"cost proprio: {checkpoint.path} reads out no state entries; train one with readout.entries"
             )
+        if "measured" in cost.terms and not self.model.facts.proprio:
+            raise ValueError(f"cost measured: {checkpoint.path} measures nothing; train a model with model.proprio")
         if "cost_to_go" in cost.terms and self.head is None:
             raise ValueError(f"cost cost_to_go: {checkpoint.path} has no cost-to-go head; use latent_l2 or train one")
         if cost.risk is not None and self.model.variable is None:
@@ -202,29 +184,58 @@ class Agent:
         agent.graphs = plan_graphs(planner, agent._cost, agent.box, agent.model.device, agent.graph)
         return agent
 
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """Y, X, C of the pictures it sees."""
+        return self.size, self.size, self.model.facts.channels
+
+    @property
+    def proprio_dim(self) -> int:
+        """Numbers it measures beside a picture."""
+        return len(self.model.facts.proprio)
+
     @torch.no_grad()
-    def reset(self, goal: np.ndarray, episodes: Sequence[int] | None = None, past: Sequence[np.ndarray] = ()) -> None:
-        """Start episodes towards a goal picture (Y, X, 3) or a batch of them (B, Y, X, 3), uint8.
+    def reset(
+        self,
+        goal: np.ndarray,
+        episodes: Sequence[int] | None = None,
+        past: Sequence[np.ndarray] = (),
+        goal_proprio: np.ndarray | None = None,
+    ) -> None:
+        """Start episodes towards a goal picture (Y, X, C) or a batch of them (B, Y, X, C), uint8.
 
         episodes: one number per problem, for its private noise (default 0, 1, ...). past: frames seen before the
-        first `act`, oldest first, one environment step apart, each shaped like the goal.
+        first `act`, oldest first, one environment step apart, each shaped like the goal. goal_proprio: what should be
+        measured at the goal, (P,) or (B, P) raw; only the cost `measured` needs it.
         """
-        goals = as_frames(goal, self.size, "the goal")
+        goals = as_frames(goal, self.frame_shape, "the goal")
         self.single = np.asarray(goal).ndim == 3
         self.episodes = list(range(len(goals))) if episodes is None else list(episodes)
         if len(self.episodes) != len(goals):
             raise ValueError(f"{len(goals)} goals, but {len(self.episodes)} episode numbers")
         self.step = 0
-        self.frames = {i - len(past): as_frames(frame, self.size, "a past frame") for i, frame in enumerate(past)}
+        earlier = [as_frames(frame, self.frame_shape, "a past frame") for frame in past]
+        self.frames = {i - len(past): frame for i, frame in enumerate(earlier)}
+        self.proprio: dict[int, np.ndarray] = {}
         self.blocks: list[np.ndarray] = []
         self.warm: dict[int, WarmStart] = {}
         self.last: Replan | None = None
         self.goal_BKD = self.encode_stacks([goals] * self.model.config.frame_stack)
+        self.goal_measured_BM: Tensor | None = None
+        if "measured" in self.cost.terms:
+            raw_BP = torch.from_numpy(as_proprio(goal_proprio, self.model, len(goals), "the goal's proprio"))
+            self.goal_measured_BM = self.model.measure(raw_BP.to(self.model.device))
 
-    def encode_stacks(self, frames: Sequence[np.ndarray]) -> Tensor:
-        """Encode one stack of frames (oldest first, each (B, Y, X, 3)) to latent_BKD."""
-        pixels = channels_first([torch.from_numpy(frame) for frame in frames]).to(self.model.device)
-        return self.model.encode(pixels[:, None])[:, 0]
+    def encode_stacks(self, frames: Sequence[np.ndarray], proprio: np.ndarray | None = None) -> Tensor:
+        """Encode one stack of frames (oldest first, each (B, Y, X, C)) to latent_BKD.
+
+        proprio: what was measured at the newest, (B, P); None for a goal, which is only a picture, and for a model that
+        measures nothing.
+        """
+        pixels = channels_first([torch.from_numpy(frame) for frame in frames]).to(self.model.device)[:, None]
+        if proprio is None:
+            return self.model.encode_picture(pixels)[:, 0]
+        return self.model.encode(pixels, torch.from_numpy(proprio).to(self.model.device)[:, None])[:, 0]
 
     def _frame_times(self, now: int) -> list[int]:
         """Steps of the frames that a plan made at step `now` looks at: per seen frame, its stack, oldest first."""
@@ -249,16 +260,22 @@ class Agent:
         return self.frames[max(step, min(self.frames))]
 
     @torch.no_grad()
-    def act(self, pixels: np.ndarray | None, active: np.ndarray | None = None) -> np.ndarray:
+    def act(
+        self, pixels: np.ndarray | None, active: np.ndarray | None = None, proprio: np.ndarray | None = None
+    ) -> np.ndarray:
         """The next action, (action_dim,) or (B, action_dim), raw units, inside the action bounds.
 
         pixels: the current frame(s); None is allowed while `needs_frame` is False. active: which problems of the
-        batch still matter; the others get zero actions and cost no planning.
+        batch still matter; the others get zero actions and cost no planning. proprio: with the picture, what is
+        measured now, (P,) or (B, P) raw, for a model with `model.proprio`.
         """
         if self.goal_BKD is None:
             raise RuntimeError("act was called before reset: call agent.reset(goal) at the start of an episode")
         if pixels is not None:
-            self.frames[self.step] = as_frames(pixels, self.size, "the frame")
+            self.frames[self.step] = as_frames(pixels, self.frame_shape, "the frame")
+            if self.model.facts.proprio:
+                count = len(self.frames[self.step])
+                self.proprio[self.step] = as_proprio(proprio, self.model, count, "the proprio")
             if len(self.frames[self.step]) != len(self.goal_BKD):
                 raise ValueError(f"{len(self.frames[self.step])} frames for {len(self.goal_BKD)} goals")
         elif self.needs_frame:
@@ -281,11 +298,13 @@ class Agent:
         times, stack = self._frame_times(self.step), self.model.config.frame_stack
         seen = [times[i : i + stack] for i in range(0, len(times), stack)]
         past = self.blocks[len(self.blocks) + 1 - len(seen) :]
-        return Seen([[self._frame_at(t)[rows] for t in group] for group in seen], [block[rows] for block in past])
+        proprio = [self.proprio[group[-1]][rows] for group in seen] if self.model.facts.proprio else []
+        stacks = [[self._frame_at(t)[rows] for t in group] for group in seen]
+        return Seen(stacks, [block[rows] for block in past], proprio)
 
     def _situation(self, seen: Seen) -> Situation:
         """Encode what was seen."""
-        latents = [self.encode_stacks(stack) for stack in seen.stacks]
+        latents = [self.encode_stacks(*pair) for pair in zip_longest(seen.stacks, seen.proprio)]
         past = [torch.from_numpy(block).to(self.model.device) for block in seen.past]
         empty = torch.zeros(len(latents[0]), 0, self.model.action_dim, device=self.model.device)
         return Situation(torch.stack(latents, 1), torch.stack(past, 1) if past else empty)
@@ -313,6 +332,8 @@ class Agent:
         if self.cost.risk is not None and self.model.variable is not None:
             chance = chance_table(keys, self.model.variable, self.cost.samples, self.planner.horizon)
             situation = replace(situation, chance_BMHV=chance.to(self.model.device))
+        if self.goal_measured_BM is not None:
+            situation = replace(situation, goal_measured_BM=self.goal_measured_BM[rows])
         if self.proposal != "none":
             start = self._informed(start, situation, goal_BKD)
         if self.graphs is not None:
@@ -348,6 +369,7 @@ class Agent:
         self.warm = {int(row): after.problems(slice(i, i + 1)) for i, row in enumerate(rows)}
         oldest = self.step + every - (self.history - 1) * self.skip + min(self._frame_times(0))
         self.frames = {t: f for t, f in self.frames.items() if t >= oldest}
+        self.proprio = {t: p for t, p in self.proprio.items() if t >= oldest}
 
     def _warm_start(self, rows: np.ndarray) -> WarmStart | None:
         """Where the last plans of these problems ended; None in the first plan of an episode."""

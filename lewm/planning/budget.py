@@ -49,7 +49,9 @@ class TimedAgent(Protocol):
     """An agent, as far as it has to be known to time its plans."""
 
     @property
-    def size(self) -> int: ...
+    def frame_shape(self) -> tuple[int, int, int]: ...
+    @property
+    def proprio_dim(self) -> int: ...
     @property
     def skip(self) -> int: ...
     @property
@@ -58,8 +60,8 @@ class TimedAgent(Protocol):
     def history(self) -> int: ...
     @property
     def last(self) -> PlanTime | None: ...
-    def reset(self, goal: np.ndarray) -> None: ...
-    def act(self, pixels: np.ndarray) -> np.ndarray: ...
+    def reset(self, goal: np.ndarray, *, goal_proprio: np.ndarray | None) -> None: ...
+    def act(self, pixels: np.ndarray, *, proprio: np.ndarray | None) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -90,12 +92,14 @@ class Budget:
 
 def replan_times(agent: TimedAgent, plans: int) -> list[float]:
     """Milliseconds of `plans` plans for one problem, encoder included, with full history and a warm start."""
-    picture = np.random.default_rng(0).integers(0, 256, (agent.size, agent.size, 3), np.uint8)
-    agent.reset(picture)
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, agent.frame_shape, np.uint8)
+    proprio = rng.normal(size=agent.proprio_dim) if agent.proprio_dim else None
+    agent.reset(picture, goal_proprio=proprio)
     times = []
     for _ in range(WARMUP + agent.history + plans):
         for _ in range(agent.skip * agent.replan_every):
-            agent.act(picture)
+            agent.act(picture, proprio=proprio)
         assert agent.last is not None
         times.append(agent.last.encode_ms + agent.last.plan_ms)
     return times[-plans:]

@@ -26,21 +26,30 @@ class Heads:
 
     cost_to_go: CostToGo | None = None
     readout: Readout | None = None
+    picture_dim: int | None = None
+    """Latent entries that come from the picture; those behind them were measured. None: all of them."""
+    goal_measured_BM: Tensor | None = None
+    """The measured entries of the goal, where they are known."""
+
+    def pictured(self, latent: Tensor) -> Tensor:
+        """The part of a latent that a goal picture shows."""
+        return latent[..., : self.picture_dim]
 
 
 def latent_l2(latent_BNHKD: Tensor, goal_BKD: Tensor, heads: Heads) -> Tensor:
     """Mean squared difference over tokens and width: about 2 between unrelated frames of a SIGReg latent."""
-    return (latent_BNHKD - goal_BKD[:, None, None]).square().mean((-2, -1))
+    return (heads.pictured(latent_BNHKD) - heads.pictured(goal_BKD)[:, None, None]).square().mean((-2, -1))
 
 
 def latent_l1(latent_BNHKD: Tensor, goal_BKD: Tensor, heads: Heads) -> Tensor:
     """Mean absolute difference over tokens and width."""
-    return (latent_BNHKD - goal_BKD[:, None, None]).abs().mean((-2, -1))
+    return (heads.pictured(latent_BNHKD) - heads.pictured(goal_BKD)[:, None, None]).abs().mean((-2, -1))
 
 
 def cosine(latent_BNHKD: Tensor, goal_BKD: Tensor, heads: Heads) -> Tensor:
     """1 - cosine between a token and the goal's, mean over tokens: 0 for the same direction, 2 for opposite ones."""
-    return (1 - F.cosine_similarity(latent_BNHKD, goal_BKD[:, None, None], dim=-1)).mean(-1)
+    latent_BNHKD, goal_B11KD = heads.pictured(latent_BNHKD), heads.pictured(goal_BKD)[:, None, None]
+    return (1 - F.cosine_similarity(latent_BNHKD, goal_B11KD, dim=-1)).mean(-1)
 
 
 def cost_to_go(latent_BNHKD: Tensor, goal_BKD: Tensor, heads: Heads) -> Tensor:
@@ -65,12 +74,24 @@ def proprio(latent_BNHKD: Tensor, goal_BKD: Tensor, heads: Heads) -> Tensor:
     return difference_BNH
 
 
+def measured(latent_BNHKD: Tensor, goal_BKD: Tensor, heads: Heads) -> Tensor:
+    """Mean squared difference of the measured entries from those of the goal, of a model with `model.proprio`.
+
+    With latent_l2 beside it this is DINO-WM's cost (Zhou et al. 2024, section 3.3).
+    """
+    if heads.goal_measured_BM is None:
+        raise ValueError("cost measured: what should be measured at the goal is not known; pass goal_proprio to reset")
+    measured_BNHM = latent_BNHKD[..., heads.picture_dim :].mean(-2)  # every token carries the same
+    return (measured_BNHM - heads.goal_measured_BM[:, None, None]).square().mean(-1)
+
+
 DISTANCES: Mapping[str, Callable[[Tensor, Tensor, Heads], Tensor]] = {
     "latent_l2": latent_l2,
     "latent_l1": latent_l1,
     "cosine": cosine,
     "cost_to_go": cost_to_go,
     "proprio": proprio,
+    "measured": measured,
 }
 """(latent_BNHKD, goal_BKD, heads) -> distance_BNH."""
 
@@ -82,7 +103,7 @@ class CostConfig:
     """What a plan is judged by."""
 
     terms: dict[str, float] = field(default_factory=lambda: {"cost_to_go": 1.0})
-    """Weight of each distance (latent_l2, latent_l1, cosine, cost_to_go, proprio); they are added."""
+    """Weight of each distance (latent_l2, latent_l1, cosine, cost_to_go, proprio, measured); they are added."""
     reduce: Reduce = "sum"
     """Over the imagined frames: the last one, the mean of all (a plan that arrives early wins), the closest, or a mean
     whose weights shrink by `discount` from each frame to the next."""
@@ -137,6 +158,8 @@ class Situation:
     """The T - 1 raw action blocks between them."""
     chance_BMHV: Tensor | None = None
     """Noise of the M sampled futures, see `chance_table`; None where the cost has no risk."""
+    goal_measured_BM: Tensor | None = None
+    """Latent entries of what should be measured at the goal; None where only its picture counts."""
 
 
 def reduce_frames(distance_BNH: Tensor, config: CostConfig) -> Tensor:
@@ -265,7 +288,7 @@ class GoalCost:
 
     @property
     def _heads(self) -> Heads:
-        return Heads(self.head, self.readout)
+        return Heads(self.head, self.readout, self.model.picture_dim, self.situation.goal_measured_BM)
 
     @cached_property
     def _futures(self) -> Rollout | None:

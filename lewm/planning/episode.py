@@ -11,14 +11,17 @@ import numpy as np
 import torch
 
 import envs
+from lewm.data.codec import one_behind_another, side_by_side
 from lewm.planning.agent import Agent
 from lewm.planning.frame_bank import FrameBank
 from lewm.planning.informed_start import ProposalUse
+from lewm.planning.observation import measured_in
 from lewm.video import write_panels
 
 
-def read_goal(path: Path, size: int) -> np.ndarray:
-    """A colour picture of exactly (size, size) as uint8 RGB.
+def read_goal(path: Path, size: int, cameras: int = 1) -> np.ndarray:
+    """A colour picture of exactly (size, size) as uint8 RGB; with several cameras (size, size, 3 cameras), from a
+    picture that shows them side by side.
 
     Raises FileNotFoundError or ValueError saying what the file is and what the model needs.
     """
@@ -31,12 +34,14 @@ def read_goal(path: Path, size: int) -> np.ndarray:
         raise ValueError(f"goal picture {path} is greyscale; the model sees colour: save it with three channels")
     if image.shape[2] == 4:
         raise ValueError(f"goal picture {path} has an alpha channel; save it as plain RGB")
-    if image.shape[:2] != (size, size):
+    if image.shape[:2] != (size, cameras * size):
         high, wide = image.shape[:2]
+        views = f", its {cameras} cameras side by side" if cameras > 1 else ""
         raise ValueError(
-            f"goal picture {path} is {wide} x {high} pixels; this model sees {size} x {size}: make it that size"
+            f"goal picture {path} is {wide} x {high} pixels; this model sees {cameras * size} x {size}{views}: make it "
+            "that size"
         )
-    return np.ascontiguousarray(image[..., ::-1])
+    return one_behind_another(np.ascontiguousarray(image[..., ::-1]), cameras)
 
 
 @torch.inference_mode()
@@ -45,7 +50,7 @@ def imagine(agent: Agent, bank: FrameBank) -> np.ndarray:
     assert agent.last is not None
     situation, action_BHA = agent.last.situation, agent.last.plan.action_BHA
     latent_HKD = agent.model.rollout(situation.latent_BTKD, situation.past_BTA, action_BHA[:, None])[0, 0]
-    return bank.pixels_FYXC[bank.nearest(latent_HKD.flatten(1))]
+    return bank.pixels_FYXC[bank.nearest(agent.model.pictured(latent_HKD).flatten(1))]
 
 
 @dataclass(frozen=True)
@@ -101,18 +106,20 @@ def drive(agent: Agent, env: envs.GoalEnv, picture: np.ndarray, config: EpisodeC
     episode runs through its budget.
     """
     bank = FrameBank.from_task(envs.make(agent.checkpoint.origin.task, **agent.checkpoint.origin.settings), agent.model)
-    agent.reset(picture)
+    goal_proprio = None if config.goal_state is None else measured_in(agent.model, [np.array(config.goal_state)])
+    agent.reset(picture, goal_proprio=goal_proprio)
     rows: list[tuple[np.ndarray, ...]] = []
     steps: list[dict[str, Any]] = []
     reached = None if config.goal_state is None else False
     for step in range(config.budget):
         pixels = env.render()
-        action = agent.act(pixels)
+        action = agent.act(pixels, proprio=measured_in(agent.model, [env.state]))
         assert agent.last is not None
         planned = agent.last.step == step
         if planned:
             imagined = imagine(agent, bank)
-        rows.append((pixels, picture, imagined[(step - agent.last.step) // agent.skip]))
+        block = (step - agent.last.step) // agent.skip
+        rows.append((side_by_side(pixels), side_by_side(picture), imagined[block]))
         env.advance(action)
         if config.goal_state is not None:
             reached = bool(env.is_success(env.state, np.array(config.goal_state)))
@@ -143,7 +150,7 @@ def run_episode(config: EpisodeConfig, out: Path) -> str:
         proposal=config.proposal,
     )
     origin = agent.checkpoint.origin
-    picture = read_goal(config.goal, agent.size)
+    picture = read_goal(config.goal, agent.size, agent.model.facts.channels // 3)
     own = config.task in (None, origin.task)
     env = envs.make(config.task or origin.task, **(origin.settings if own else {"size": agent.size}))
     env.reset(seed=config.seed, options=None if config.start is None else {"state": np.array(config.start)})

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import envs
+from lewm.data.codec import side_by_side
 from lewm.data.stacking import channels_first
 from lewm.data.store import Store
 from lewm.data.windows import Windows
@@ -21,7 +22,7 @@ class FrameBank:
     """Latents and pictures of a sample of frames."""
 
     latent_FD: Tensor
-    """Flattened latents, on the model's device."""
+    """Flattened latents, without what was measured, on the model's device."""
     pixels_FYXC: np.ndarray
     """The frames (of a stack: the newest), uint8."""
 
@@ -36,8 +37,9 @@ class FrameBank:
         latents, pixels = [], []
         for index in np.array_split(chosen, -(-count // 256)):
             frames_BTCYX = windows.batch(index).pixels_BTCYX
-            latents.append(model.encode(frames_BTCYX)[:, 0].flatten(1).float())
-            pixels.append(frames_BTCYX[:, 0, -3:].movedim(1, -1).cpu().numpy())
+            latents.append(_flat(model, frames_BTCYX))
+            newest_BCYX = frames_BTCYX[:, 0, -model.facts.channels :]
+            pixels.append(side_by_side(newest_BCYX.movedim(1, -1).cpu().numpy()))
         return FrameBank(torch.cat(latents), np.concatenate(pixels))
 
     @staticmethod
@@ -49,12 +51,17 @@ class FrameBank:
         latents = []
         for frames_FYXC in np.array_split(pixels_FYXC, -(-count // 256)):
             stack = channels_first([torch.from_numpy(frames_FYXC)] * model.config.frame_stack)
-            latents.append(model.encode(stack[:, None].to(model.device))[:, 0].flatten(1).float())
-        return FrameBank(torch.cat(latents), pixels_FYXC)
+            latents.append(_flat(model, stack[:, None].to(model.device)))
+        return FrameBank(torch.cat(latents), side_by_side(pixels_FYXC))
 
     def nearest(self, latent: Tensor) -> np.ndarray:
-        """Index of the nearest recorded frame (Euclidean) for latents of shape (..., D); same leading shape."""
+        """Index of the nearest recorded frame (Euclidean) for latents (..., D) as the bank holds them."""
         flat = latent.reshape(-1, self.latent_FD.shape[1]).to(self.latent_FD)
         exact = "donot_use_mm_for_euclid_dist"  # the fast form rounds neighbours into each other
         index = [torch.cdist(part, self.latent_FD, compute_mode=exact).argmin(1) for part in flat.split(64)]
         return torch.cat(index).cpu().numpy().reshape(latent.shape[:-1])
+
+
+def _flat(model: WorldModel, pixels_BTCYX: Tensor) -> Tensor:
+    """latent_BD of single frames."""
+    return model.pictured(model.encode_picture(pixels_BTCYX))[:, 0].flatten(1).float()

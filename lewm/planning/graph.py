@@ -146,7 +146,7 @@ class PlanGraphs:
 
     def _plan(self, x: dict[str, Tensor]) -> Plan:
         start = WarmStart(x["mean"], x.get("std"), x.get("seeds")) if "mean" in x else None
-        cost_fn = self.make_cost(Situation(x["latent"], x["past"], x.get("chance")), x["goal"])
+        cost_fn = self.make_cost(Situation(x["latent"], x["past"], x.get("chance"), x.get("measured")), x["goal"])
         return self.planner.plan(cost_fn, x["noise"], self.box, start)
 
 
@@ -156,6 +156,7 @@ def _named(situation: Situation, goal_BKD: Tensor, noise_BINHA: Tensor, start: W
         "latent": situation.latent_BTKD,
         "past": situation.past_BTA,
         "chance": situation.chance_BMHV,
+        "measured": situation.goal_measured_BM,
         "goal": goal_BKD,
         "noise": noise_BINHA,
     }

@@ -8,6 +8,7 @@ import numpy as np
 
 import envs
 from lewm.planning.agent import Agent
+from lewm.planning.observation import measured_in
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Policy(Protocol):
 
 
 class AgentPolicy:
-    """The agent sees pictures only: of the goal, of the frames before the start, and of the present."""
+    """The agent sees pictures of the goal, the frames before the start and the present, and what it measures now."""
 
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
@@ -51,9 +52,11 @@ class AgentPolicy:
 
     def start(self, starts: Sequence[Start]) -> None:
         """Paint the goals and the past, and reset the agent."""
+        self.tasks = [s.task for s in starts]
         goals = np.stack([s.task.goal_image(s.goal_state) for s in starts])
         depth = (self.agent.model.config.frame_stack - 1) * self.agent.model.config.stack_stride
-        self.agent.reset(goals, [s.index for s in starts], self._past_frames(starts, depth))
+        goal_proprio = measured_in(self.agent.model, [s.goal_state for s in starts])
+        self.agent.reset(goals, [s.index for s in starts], self._past_frames(starts, depth), goal_proprio)
 
     def _past_frames(self, starts: Sequence[Start], depth: int) -> list[np.ndarray]:
         """The last `depth` frames before each start; where the recording is shorter its first frame is repeated."""
@@ -67,4 +70,5 @@ class AgentPolicy:
 
     def act(self, pixels: np.ndarray | None, active: np.ndarray) -> np.ndarray:
         """Delegate."""
-        return self.agent.act(pixels, active)
+        proprio = None if pixels is None else measured_in(self.agent.model, [task.state for task in self.tasks])
+        return self.agent.act(pixels, active, proprio)

@@ -7,16 +7,17 @@ done never depends on timing: a plan that is late is waited for.
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lewm.planning.agent import Agent, Replan, Seen
+from lewm.planning.agent import Agent, Replan
 from lewm.planning.costs import Situation
 from lewm.planning.graph import each_tensor
+from lewm.planning.observation import Seen
 from planners import Plan, Planner, WarmStart
 
 
@@ -82,10 +83,16 @@ class RealtimeAgent(Agent):
     _pool: ThreadPoolExecutor | None = None
     _pending: Future[_Prepared] | None = None
 
-    def reset(self, goal: np.ndarray, episodes: Sequence[int] | None = None, past: Sequence[np.ndarray] = ()) -> None:
+    def reset(
+        self,
+        goal: np.ndarray,
+        episodes: Sequence[int] | None = None,
+        past: Sequence[np.ndarray] = (),
+        goal_proprio: np.ndarray | None = None,
+    ) -> None:
         """As `Agent.reset`; a plan under way is waited for and dropped."""
         self._drop()
-        super().reset(goal, episodes, past)
+        super().reset(goal, episodes, past, goal_proprio)
         self.handovers: list[Handover] = []
 
     def close(self) -> None:
@@ -204,6 +211,8 @@ class RealtimeAgent(Agent):
     def _surprise(self, guess: Plan, now: Situation, rows: np.ndarray) -> np.ndarray:
         """Cost of a plan from what was seen, above the cost it was chosen for."""
         assert self.goal_BKD is not None
+        if self.goal_measured_BM is not None:
+            now = replace(now, goal_measured_BM=self.goal_measured_BM[rows])
         cost_B = self._cost(now, self.goal_BKD[rows])(guess.action_BHA[:, None])[:, 0]
         surprise_B: np.ndarray = (cost_B - guess.cost_B).cpu().numpy()
         return surprise_B

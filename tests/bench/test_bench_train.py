@@ -19,6 +19,7 @@ from lewm.objectives import AddOnsConfig, SigRegConfig
 from lewm.objectives.sigreg import sigreg
 from lewm.objectives.vicreg import VicRegConfig
 from lewm.train import Trainer, model_facts
+from lewm.world_model import ModelConfig
 
 CPU = torch.device("cpu")
 OURS = Way(sigreg, loader=False)
@@ -41,7 +42,7 @@ def config(tiny_run: RunConfig, tmp_path: Path) -> Path:
 def test_a_clip_of_the_plain_loader_is_ours_normalised(tiny_store: Store, stack: int, stride: int) -> None:
     """Every window, so those that reach back before an episode's first frame too."""
     windows = Windows(tiny_store, WindowSpec(3, 5, stack, stride))
-    facts = model_facts(tiny_store)
+    facts = model_facts(tiny_store, ModelConfig())
     facts = replace(facts, pixel_mean=(0.1, 0.4, 0.7), pixel_std=(0.2, 0.5, 0.3))
     clips = Clip(windows, facts)
     assert len(clips) == len(windows)

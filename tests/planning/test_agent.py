@@ -56,7 +56,7 @@ def test_it_asks_for_the_frames_it_reads_and_for_no_other(
     agent = agent_of(stack, stride, skip, every, history, CEM(candidates=2, iterations=1, elites=1, horizon=3))
     read: list[list[int]] = []
 
-    def spy(frames: list[np.ndarray]) -> torch.Tensor:
+    def spy(frames: list[np.ndarray], proprio: np.ndarray | None = None) -> torch.Tensor:
         read[-1] += [int(frame[0, 0, 0, 0]) for frame in frames]
         return Agent.encode_stacks(agent, frames)
 

@@ -17,6 +17,8 @@ class Adder:
     facts = FACTS
     action_dim = 2
 
+    picture_dim = 2
+
     def scale_action(self, action: Tensor) -> Tensor:
         return 2 * action
 
@@ -110,14 +112,17 @@ def test_a_cost_can_be_differentiated_by_the_actions() -> None:
 def test_every_distance_gives_a_finite_cost_per_problem_and_candidate(name: str, reduce: str) -> None:
     model = toy_model()
     generator = torch.Generator().manual_seed(0)
-    situation = Situation(torch.randn(3, 1, 1, 4, generator=generator), torch.zeros(3, 0, model.action_dim))
+    model.picture_dim = 2  # as if the two last entries were measured
+    measured = torch.randn(3, 2, generator=generator)
+    now = torch.randn(3, 1, 1, 4, generator=generator)
+    situation = Situation(now, torch.zeros(3, 0, model.action_dim), goal_measured_BM=measured)
     goal = torch.randn(3, 1, 4, generator=generator)
     action = torch.randn(3, 5, 2, model.action_dim, generator=generator)
     head = toy_head(model)
     config, readout = CostConfig({name: 1.0}, reduce), toy_readout(model)
     cost = GoalCost(model, head, config, situation, goal, readout=readout)(action)
     assert cost.shape == (3, 5) and cost.isfinite().all()
-    alone = Situation(situation.latent_BTKD[1:2], situation.past_BTA[1:2])
+    alone = Situation(situation.latent_BTKD[1:2], situation.past_BTA[1:2], goal_measured_BM=measured[1:2])
     one = GoalCost(model, head, config, alone, goal[1:2], readout=readout)(action[1:2])
     torch.testing.assert_close(one, cost[1:2])
 

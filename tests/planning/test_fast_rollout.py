@@ -87,7 +87,12 @@ def problem(
         return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
 
     latent, past = draw(B, seen, model.tokens, D), draw(B, seen - 1, model.action_dim)
-    return Situation(latent, past), draw(B, model.tokens, D), draw(B, candidates, horizon, model.action_dim)
+    measured = draw(B, D - model.picture_dim)
+    return (
+        Situation(latent, past, goal_measured_BM=measured),
+        draw(B, model.tokens, D),
+        draw(B, candidates, horizon, model.action_dim),
+    )
 
 
 def both(model: WorldModel, head: CostToGo | None, config: CostConfig, seen: int, horizon: int) -> tuple[Tensor, ...]:
@@ -128,6 +133,7 @@ def test_costs_and_gradients_are_the_plain_ones(config: PredictorConfig, tokens:
 @pytest.mark.parametrize(("config", "tokens"), [CASES[0], (ROTARY, 3)], ids=["mlp", "rotary"])
 def test_every_distance_and_reduction(config: PredictorConfig, tokens: int, terms: dict, reduce: str) -> None:
     model = world(config, tokens)
+    model.picture_dim = D - 2  # as if the two last entries were measured
     settings = CostConfig(terms, reduce, action_penalty=0.1)
     cost, fast_cost, gradient, fast_gradient = both(model, distance_head(model), settings, 1, 3)
     assert_equal(cost, fast_cost)

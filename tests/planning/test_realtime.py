@@ -60,7 +60,7 @@ class PredictableWorld:
         frames[..., 0], frames[:, 0, 0, 1] = block, range(self.problems)
         return frames
 
-    def encode(self, frames: list[np.ndarray]) -> Tensor:
+    def encode(self, frames: list[np.ndarray], proprio: np.ndarray | None = None) -> Tensor:
         where = [(int(f[0, 0, 0]), int(f[0, 0, 1])) for f in frames[-1]]
         return torch.stack([(self.goal_BKD if block == 255 else self.latents[block])[row] for block, row in where])
 
