@@ -6,14 +6,13 @@ rows as frames or as actions. With as many actions as frames the last action is 
 
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lewm.data.importers.recording import Choice, Importer, Recording, identifier, join_cameras, numbered, pick
-from lewm.data.meta import Column
-from lewm.data.writer import Episode
+from lewm.data.importers.archive import headers
+from lewm.data.importers.arrays import Arrays, Entry, as_recording, first_of
+from lewm.data.importers.recording import Choice, Importer, Recording
 
 
 def files_of(path: Path) -> list[Path]:
@@ -22,15 +21,15 @@ def files_of(path: Path) -> list[Path]:
 
 
 def recognises(path: Path) -> bool:
-    """A folder of `.npz` files that hold pictures, or one such file."""
+    """A folder of `.npz` files that hold `pixels` or `image`, or one such file."""
     files = files_of(path) if path.is_dir() or path.suffix == ".npz" else []
     if not files or not files[0].is_file():
         return False
     try:
-        with np.load(files[0], allow_pickle=False) as archive:
-            return any(_looks_like_pictures(archive[name]) for name in archive.files if name in ("pixels", "image"))
-    except (OSError, ValueError, BadZipFile):
+        entries = _entries(files[0])
+    except ValueError:
         return False
+    return any(entries[name].is_picture for name in ("pixels", "image") if name in entries)
 
 
 def open_npz(path: Path, choice: Choice) -> Recording:
@@ -38,82 +37,38 @@ def open_npz(path: Path, choice: Choice) -> Recording:
     files = files_of(path)
     if not files:
         raise ValueError(f"{path} holds no .npz file: give a folder of archives, one per episode, or one archive")
-    first = _load(files[0], None)
-    names = list(first)
-    pictures = [name for name in names if _looks_like_pictures(first[name])]
-    cameras = list(choice.cameras) or pictures or [pick("", names, ("pixels",), "pictures", files[0])]
-    for camera in cameras:
-        pick(camera, pictures, (), "pictures", files[0])
-    action = pick(choice.action, names, ("action", "actions"), "actions", files[0])
-    states = list(choice.state) or [name for name in ("state", "states") if name in names][:1]
-    for name in (*states, *choice.columns):
-        pick(name, names, (), "entry", files[0])
-    wanted = {*cameras, action, *states, *choice.columns}
-    length = len(first[action])
-
-    def read(episode: int) -> Episode:
-        file = files[episode]
-        arrays = _load(file, wanted)
-        where = f"{file} (episode {episode})"
-        pixels = join_cameras([arrays[camera] for camera in cameras], where)
-        count = len(arrays[action])
-        if len(pixels) not in (count, count + 1):
-            raise ValueError(f"{where}: {len(pixels)} frames and {count} actions; give as many, or one frame more")
-        steps = len(pixels) - 1
-        state = [_rows(arrays[name], steps + 1, f"{where}: {name}") for name in states]
-        return Episode(
-            pixels,
-            _flat(arrays[action])[:steps],
-            np.concatenate(state, 1) if state else np.zeros((steps + 1, 0), np.float32),
-            extra={identifier(name): _column(arrays[name], count, steps, where, name) for name in choice.columns},
-        )
-
-    return Recording(
-        source=f"npz {path.name}",
-        episodes=len(files),
-        cameras=tuple(map(identifier, cameras)),
-        action_dim=_flat(first[action]).shape[1],
-        state_names=tuple(label for name in states for label in numbered(name, _flat(first[name]).shape[1])),
-        actions=lambda episode: _flat(_load(files[episode], {action})[action]),
-        read=read,
-        columns=tuple(
-            Column(identifier(name), "action" if len(first[name]) == length else "frame", first[name].shape[1:])
-            for name in choice.columns
-        ),
+    entries = _entries(files[0])
+    arrays = Arrays(
+        path,
+        len(files),
+        entries,
+        rows=lambda episode, name: _load(files[episode], name),
+        count=lambda episode, name: _there(_entries(files[episode]), name).rows,
+        place=lambda episode: f"{files[episode]} (episode {episode})",
     )
+    state = first_of(entries, "state", "states")
+    return as_recording(arrays, choice, f"npz {path.name}", ("action", "actions"), state)
 
 
-def _looks_like_pictures(array: NDArray[Any]) -> bool:
-    return array.dtype == np.uint8 and array.ndim == 4 and array.shape[-1] == 3
+def _entries(file: Path) -> dict[str, Entry]:
+    return {
+        name: Entry(header.shape[0], header.shape[1:], header.dtype)
+        for name, header in headers(file).items()
+        if header.shape
+    }
 
 
-def _load(file: Path, names: set[str] | None) -> dict[str, NDArray[Any]]:
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            missing = (names or set()) - set(archive.files)
-            if missing:
-                raise ValueError(f"{file} has no {sorted(missing)}; it has {sorted(archive.files)}")
-            return {name: archive[name] for name in archive.files if names is None or name in names}
-    except (OSError, BadZipFile) as error:
-        raise ValueError(f"{file} is not a readable .npz archive ({error})") from error
+def _there(entries: dict[str, Entry], name: str) -> Entry:
+    if name not in entries:
+        raise ValueError(f"it has no {name!r}; it has {', '.join(entries) or 'nothing'}")
+    return entries[name]
 
 
-def _flat(array: NDArray[Any]) -> NDArray[np.float32]:
-    return array.reshape(len(array), -1).astype(np.float32)
-
-
-def _rows(array: NDArray[Any], rows: int, where: str) -> NDArray[np.float32]:
-    if len(array) != rows:
-        raise ValueError(f"{where} has {len(array)} rows for {rows} frames; give one per frame")
-    return _flat(array)
-
-
-def _column(array: NDArray[Any], actions: int, steps: int, where: str, name: str) -> NDArray[Any]:
-    if len(array) not in (actions, steps + 1):
-        raise ValueError(
-            f"{where}: {name} has {len(array)} rows for {steps + 1} frames and {actions} actions; give as many as one"
-        )
-    return array[:steps] if len(array) == actions else array
+def _load(file: Path, name: str) -> NDArray[Any]:
+    _there(_entries(file), name)
+    with np.load(file, allow_pickle=False) as archive:
+        array: NDArray[Any] = archive[name]
+        return array
 
 
 IMPORTER = Importer("plain NumPy archives, one .npz per episode (pixels, action, state, ...)", recognises, open_npz)

@@ -1,10 +1,13 @@
 """What every importer gives: an opened, counted foreign recording whose episodes are read one by one."""
 
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +49,7 @@ class Recording:
     state_names: tuple[str, ...]
     """One name per number of a state; empty without states."""
     actions: Callable[[int], NDArray[np.float32]]
-    """Actions (T, a) of an episode, without its pictures: bounds are found in a first pass."""
+    """Actions (T, a) of an episode, as `read` gives them, without its pictures: bounds are found in a first pass."""
     read: Callable[[int], Episode]
     """One episode. Raises ValueError naming the file and the episode when something is missing or does not add up."""
     columns: tuple[Column, ...] = ()
@@ -61,6 +64,8 @@ class Recording:
     """The source's own name for the task, if it has one."""
     angle_names: tuple[str, ...] = ()
     """State entries known to be angles in radians."""
+    notes: tuple[str, ...] = ()
+    """What the source holds and the import leaves out, one sentence each."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,16 @@ def join_cameras(pictures: list[NDArray[np.uint8]], where: str) -> NDArray[np.ui
     if len(shapes) > 1:
         raise ValueError(f"{where}: its cameras give frames of shapes {sorted(shapes)}; choose cameras of one size")
     return pictures[0] if len(pictures) == 1 else np.concatenate(pictures, axis=-1)
+
+
+@contextmanager
+def reading(where: str) -> Iterator[None]:
+    """Turn what libraries raise over a damaged or incomplete file into a ValueError that begins with `where`."""
+    try:
+        yield
+    except (ValueError, OSError, KeyError, IndexError, EOFError, RuntimeError, BadZipFile, zlib.error) as error:
+        message = str(error) or type(error).__name__
+        raise ValueError(message if message.startswith(where) else f"{where}: {message}") from error
 
 
 def extra(module: str, package: str) -> ModuleType:

@@ -1,5 +1,6 @@
 """`lewm import`: a foreign recording becomes a native store, whole or not at all."""
 
+import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -61,6 +62,10 @@ class ImportConfig:
             raise ValueError(f"size is {self.size}, it must be at least 8 pixels")
         if self.episodes is not None and self.episodes < 1:
             raise ValueError(f"episodes is {self.episodes}, it must be at least 1")
+        if self.shard_episodes < 1:
+            raise ValueError(f"shard_episodes is {self.shard_episodes}, it must be at least 1")
+        if self.control_dt is not None and not 0.0 < self.control_dt < math.inf:
+            raise ValueError(f"control_dt is {self.control_dt}, it must be a positive number of seconds")
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,8 @@ class Imported:
     store: Store
     skipped: tuple[str, ...]
     """One sentence for each episode that was left out."""
+    notes: tuple[str, ...] = ()
+    """One sentence for everything else that the source holds and the store does not."""
 
 
 def recognise(source: Path) -> str:
@@ -102,9 +109,7 @@ def import_recording(source: Path, out: Path, config: ImportConfig, progress: Pr
     skipped: list[str] = []
     first, number = _first(recording, ids, config, skipped)
     meta = _meta(recording, config, ids, first.pixels.shape[1:])
-    building = out.with_name(f"{out.name}.importing")
-    if building.exists():
-        shutil.rmtree(building)
+    building = _building(out)
     try:
         with StoreWriter(building, meta) as writer:
             episodes = _episodes(recording, first, ids[number:], config, skipped, progress)
@@ -112,10 +117,18 @@ def import_recording(source: Path, out: Path, config: ImportConfig, progress: Pr
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
-    if out.exists():
-        out.rmdir()
     building.rename(out)
-    return Imported(Store.open(out), tuple(skipped))
+    return Imported(Store.open(out), tuple(skipped), recording.notes)
+
+
+def _building(out: Path) -> Path:
+    """The folder beside `out` that becomes it; one left by a killed import is removed."""
+    building = out.with_name(f"{out.name}.importing")
+    if (building / "meta.json").is_file():
+        shutil.rmtree(building)
+    elif building.exists():
+        raise FileExistsError(f"{building} is in the way and no unfinished import: move it, or choose another --out")
+    return building
 
 
 def _first(recording: Recording, ids: Sequence[int], config: ImportConfig, skipped: list[str]) -> tuple[Episode, int]:
@@ -152,6 +165,11 @@ def _episodes(
 def _read(recording: Recording, number: int, config: ImportConfig, skipped: list[str]) -> Episode | None:
     try:
         episode = recording.read(number)
+        if not len(episode.actions):
+            raise ValueError(
+                f"{recording.source}, episode {number}: no action leads from one of its {len(episode.pixels)} frames "
+                "to the next"
+            )
         for name, array in {"actions": episode.actions, "states": episode.states, **episode.extra}.items():
             if not np.isfinite(array).all():
                 raise ValueError(f"{recording.source}, episode {number}: {name} hold NaN or infinite numbers")
@@ -217,9 +235,24 @@ def _bounds(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     low, high = config.action_low or recording.action_low, config.action_high or recording.action_high
     if low is None or high is None:
-        seen = [actions for actions in map(recording.actions, ids) if len(actions)]
-        finite = [np.where(np.isfinite(a), a, np.nan) for a in seen]
-        least = np.nanmin([np.nanmin(a, axis=0) for a in finite], axis=0)
-        most = np.nanmax([np.nanmax(a, axis=0) for a in finite], axis=0)
-        low, high = low or tuple(map(float, least)), high or tuple(map(float, most))
+        least, most = _seen(recording, config, ids)
+        low, high = low or least, high or most
+    if len(low) == len(high) and any(bottom > top for bottom, top in zip(low, high)):
+        raise ValueError(f"action_low is {low} and action_high {high}: no lower bound may be above its upper one")
     return low, high
+
+
+def _seen(recording: Recording, config: ImportConfig, ids: Sequence[int]) -> tuple[tuple[float, ...], ...]:
+    """Smallest and largest action of the episodes that will be stored."""
+    least = np.full(recording.action_dim, np.inf)
+    most = -least
+    for number in ids:
+        try:
+            actions = recording.actions(number)
+        except ValueError as error:
+            if config.broken == "refuse":
+                raise ValueError(f"{error}; mend it, or leave such episodes out with --broken skip") from error
+            continue
+        if len(actions) and np.isfinite(actions).all():
+            least, most = np.minimum(least, actions.min(axis=0)), np.maximum(most, actions.max(axis=0))
+    return tuple(map(float, least)), tuple(map(float, most))
