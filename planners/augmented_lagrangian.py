@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from planners.cem import CEM
+from planners.checks import check_noise, check_positive
 from planners.constraints import LARGEST_COST, Judge, Search
-from planners.search import check_noise
+from planners.search import AroundSearch
 from planners.types import ActionBox, CostFn, Need, Plan, WarmStart
 
 
 @dataclass(frozen=True)
-class AugmentedLagrangian:
+class AugmentedLagrangian(AroundSearch):
     """The method of multipliers (Rockafellar 1973) around a search; needs a `ConstrainedCost`.
 
     Each round searches for the least L = cost + sum over limits of (max(0, price + rho g)^2 - price^2) / (2 rho),
@@ -43,8 +44,7 @@ class AugmentedLagrangian:
     def __post_init__(self) -> None:
         if self.rounds < 1:
             raise ValueError(f"AugmentedLagrangian: rounds is {self.rounds}; it must be at least 1")
-        if not (isfinite(self.penalty) and self.penalty > 0):
-            raise ValueError(f"AugmentedLagrangian: penalty is {self.penalty}; it must be positive and finite")
+        check_positive(self, "penalty")
         if not (isfinite(self.growth) and self.growth >= 1):
             raise ValueError(f"AugmentedLagrangian: growth is {self.growth}; it must be at least 1 and finite")
         if not (isfinite(self.max_penalty) and self.max_penalty >= self.penalty):
@@ -52,16 +52,6 @@ class AugmentedLagrangian:
                 f"AugmentedLagrangian: max_penalty is {self.max_penalty}; it must be finite and at least penalty, "
                 f"{self.penalty}"
             )
-
-    @property
-    def horizon(self) -> int:
-        """Blocks planned ahead."""
-        return self.search.horizon
-
-    @property
-    def candidates(self) -> int:
-        """Action sequences scored per iteration."""
-        return self.search.candidates
 
     @property
     def iterations(self) -> int:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from planners.cem import cheapest
-from planners.search import check_inputs, check_sizes, pick, score
+from planners.checks import check_elites, check_inputs, check_sizes
+from planners.search import best_scored, score
 from planners.types import ActionBox, CostFn, Need, Plan, WarmStart
 
 
@@ -48,10 +49,7 @@ class CategoricalCEM:
 
     def __post_init__(self) -> None:
         check_sizes(self)
-        if not 1 <= self.elites <= self.candidates:
-            raise ValueError(
-                f"CategoricalCEM: elites is {self.elites}; it must lie in 1..{self.candidates}, the candidates"
-            )
+        check_elites(self)
         for field in ("momentum", "uniform_mix"):
             if not 0 <= (value := getattr(self, field)) < 1:
                 raise ValueError(f"CategoricalCEM: {field} is {value}; it must lie in [0, 1)")
@@ -102,9 +100,7 @@ class CategoricalCEM:
             action_B1HA = mode_BHA[:, None]
             cost_B1 = score(cost_fn, action_B1HA)
         else:
-            cost_B1, iteration_B1 = best_cost_BI.min(1, keepdim=True)
-            best_B1HA = pick(torch.cat(best_actions, 1), iteration_B1)
-            action_B1HA = torch.where(cost_B1[..., None, None].isposinf(), mode_BHA[:, None], best_B1HA)
+            cost_B1, action_B1HA = best_scored(best_cost_BI, best_actions, mode_BHA[:, None])
         return Plan(action_B1HA[:, 0], cost_B1[:, 0], mode_BHA, best_cost_BI, torch.stack(spreads, 1))
 
 

@@ -6,7 +6,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from planners.search import check_config, check_decay, check_inputs, pick, populations, search
+from planners.checks import check_config, check_decay, check_inputs
+from planners.search import pick, populations, search
 from planners.types import ActionBox, CostFn, Need, Plan, WarmStart
 
 

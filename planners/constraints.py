@@ -10,7 +10,7 @@ from planners.categorical_cem import CategoricalCEM
 from planners.cem import CEM
 from planners.icem import ICEM
 from planners.mppi import MPPI
-from planners.search import pick, score
+from planners.search import AroundSearch, pick, score
 from planners.types import ActionBox, ConstrainedCost, CostFn, Need, Plan, WarmStart
 
 Search = CEM | ICEM | MPPI | CategoricalCEM
@@ -23,7 +23,7 @@ SMALLEST_VIOLATION, LARGEST_VIOLATION, LIFT = 2.0**-40, 2.0**40, 2.0**86
 
 
 @dataclass(frozen=True)
-class FeasibleFirst:
+class FeasibleFirst(AroundSearch):
     """A search in which keeping the limits comes before the cost (the rules of Deb 2000); needs a `ConstrainedCost`.
 
     Of two candidates that keep all limits the cheaper wins, one that keeps them beats one that does not, and of two
@@ -39,21 +39,6 @@ class FeasibleFirst:
     search: Search = field(default_factory=CEM)
     """The search, told apart by its `name`: cem, icem, mppi or categorical_cem. A final mean or mode that
     it scores is one more candidate."""
-
-    @property
-    def horizon(self) -> int:
-        """Blocks planned ahead."""
-        return self.search.horizon
-
-    @property
-    def candidates(self) -> int:
-        """Action sequences scored per iteration."""
-        return self.search.candidates
-
-    @property
-    def iterations(self) -> int:
-        """Rounds of draw, score, refit."""
-        return self.search.iterations
 
     @torch.no_grad()
     def plan(self, cost_fn: CostFn, noise_BINHA: Tensor, box: ActionBox, start: WarmStart | None = None) -> Plan:

@@ -2,24 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import cos, isfinite, pi
+from math import cos, pi
 from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from planners.search import (
-    Sized,
-    as_noise,
-    check_inputs,
-    check_positive,
-    check_sizes,
-    draw,
-    first_gaussian,
-    pick,
-    score,
-    spread,
-)
+from planners.checks import Sized, check_inputs, check_not_negative, check_positive, check_sizes
+from planners.search import as_noise, best_scored, draw, first_gaussian, pick, score, spread
 from planners.types import ActionBox, CostFn, Need, Plan, WarmStart
 
 DECAY_1, DECAY_2, EPSILON = 0.9, 0.999, 1e-12
@@ -91,13 +81,6 @@ class StartConfig(Sized, Protocol):
     def warm_std(self) -> float: ...
 
 
-def check_not_negative(config: object, *fields: str) -> None:
-    """Raise ValueError, naming the field, for a number that is negative or not finite."""
-    for field in fields:
-        if not (isfinite(value := getattr(config, field)) and value >= 0):
-            raise ValueError(f"{type(config).__name__}: {field} is {value}; it must be 0 or more, and finite")
-
-
 def learning_rates(rate: float, steps: int, schedule: Literal["constant", "cosine"]) -> list[float]:
     """The learning rate of each step; a cosine starts at `rate` and would reach 0 one step after the last."""
     if schedule == "constant":
@@ -155,9 +138,7 @@ def descend(
             action_BNHA = adam.step(action_BNHA, gradient_BNHA, rates[step], jumps[step] if jumps else None)
 
     cost_BI = torch.cat(costs, 1)
-    best_cost_B1, step_B1 = cost_BI.min(1, keepdim=True)
-    best_B1HA = pick(torch.cat(winners, 1), step_B1)
-    best_B1HA = torch.where(best_cost_B1[..., None, None].isposinf(), start_B1HA, best_B1HA)
+    best_cost_B1, best_B1HA = best_scored(cost_BI, winners, start_B1HA)
     return Descent(action_BNHA, best_B1HA, best_cost_B1, cost_BI, spread(stds, adam.unit_A))
 
 

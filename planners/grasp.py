@@ -6,8 +6,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from planners.gradient import Adam, Descent, check_not_negative, descend, draw_starts, learning_rates, slope
-from planners.search import check_positive, check_sizes, spread
+from planners.checks import check_not_negative, check_positive, check_sizes
+from planners.gradient import Adam, Descent, descend, draw_starts, learning_rates, slope
+from planners.search import spread
 from planners.types import ActionBox, CostFn, Need, Plan, StateCost, WarmStart
 
 SMALLEST_UNIT = 1e-6

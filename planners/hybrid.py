@@ -7,15 +7,16 @@ import torch
 from torch import Tensor
 
 from planners.cem import CEM
+from planners.checks import check_positive
 from planners.gradient import descend, learning_rates
 from planners.icem import ICEM
 from planners.mppi import MPPI
-from planners.search import check_positive, pick, score
+from planners.search import AroundSearch, pick, score
 from planners.types import ActionBox, CostFn, Need, Plan, WarmStart
 
 
 @dataclass(frozen=True)
-class Hybrid:
+class Hybrid(AroundSearch):
     """A search whose answer and cheapest candidates are refined by a few projected Adam steps.
 
     The answer of the search takes part in the final choice as it is, so the plan never costs more than it.
@@ -42,21 +43,6 @@ class Hybrid:
             )
         if self.steps < 1:
             raise ValueError(f"Hybrid: steps is {self.steps}; it must be at least 1: to refine nothing use cem")
-
-    @property
-    def horizon(self) -> int:
-        """Blocks planned ahead."""
-        return self.search.horizon
-
-    @property
-    def candidates(self) -> int:
-        """Action sequences the search scores per iteration."""
-        return self.search.candidates
-
-    @property
-    def iterations(self) -> int:
-        """Iterations of the search."""
-        return self.search.iterations
 
     @torch.inference_mode(False)
     @torch.no_grad()

@@ -8,19 +8,8 @@ from torch import Tensor
 
 from planners.basis import check_smoothness, correlate
 from planners.cem import cheapest, mean_std
-from planners.search import (
-    as_noise,
-    check_decay,
-    check_inputs,
-    check_refit,
-    check_sizes,
-    draw,
-    first_gaussian,
-    populations,
-    refit,
-    score,
-    spread,
-)
+from planners.checks import check_decay, check_inputs, check_refit, check_sizes
+from planners.search import as_noise, draw, first_gaussian, populations, refit, score, spread
 from planners.types import ActionBox, CostFn, Need, Plan, WarmStart
 
 

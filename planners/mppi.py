@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from planners.basis import check_smoothness, correlate
-from planners.search import check_config, check_inputs, search
+from planners.checks import check_config, check_inputs
+from planners.search import search
 from planners.types import ActionBox, CostFn, Need, Plan, WarmStart
 
 # The search for the inverse temperature beta, in units of 1 / (cost gap of the last candidate that should count): at

@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from planners.basis import check_smoothness, correlate
+from planners.checks import check_inputs, check_positive, check_sizes
 from planners.random_shooting import keep_best
-from planners.search import check_inputs, check_positive, check_sizes
 from planners.types import ActionBox, CostFn, Need, Plan, WarmStart
 
 

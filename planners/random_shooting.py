@@ -6,7 +6,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from planners.search import as_noise, check_inputs, check_sizes, draw, first_gaussian, pick, score, spread
+from planners.checks import check_inputs, check_sizes
+from planners.search import as_noise, draw, first_gaussian, pick, score, spread
 from planners.types import ActionBox, CostFn, Need, Plan, WarmStart
 
 

@@ -4,88 +4,17 @@ Static shapes and no host sync from the first operation to the last, so a whole 
 """
 
 from collections.abc import Callable, Sequence
-from math import isfinite
-from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from planners.types import ActionBox, CostFn, Need, Plan, WarmStart
+from planners.checks import Decaying, Refitted, SearchConfig, Sized
+from planners.types import ActionBox, CostFn, Plan, WarmStart
 
 Fit = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
 """(cost_BN, action_BNHA) -> (mean_B1HA, std_B1HA): the Gaussian that describes the good candidates; None keeps the std.
 
 What it returns for a problem without any finite cost is not used."""
-
-
-class Sized(Protocol):
-    """What decides the shape of a planner's noise and the boxes it can search."""
-
-    needs: ClassVar[tuple[Need, ...]]
-
-    @property
-    def horizon(self) -> int: ...
-    @property
-    def candidates(self) -> int: ...
-    @property
-    def iterations(self) -> int: ...
-
-
-class Refitted(Sized, Protocol):
-    """The settings of a Gaussian that is fitted anew in every iteration."""
-
-    @property
-    def momentum(self) -> float: ...
-    @property
-    def min_std(self) -> float: ...
-    @property
-    def initial_std(self) -> float: ...
-
-
-class SearchConfig(Refitted, Protocol):
-    """The settings of `search`; CEM and MPPI document them."""
-
-    @property
-    def warm_std(self) -> float: ...
-    @property
-    def keep_mean(self) -> bool: ...
-    @property
-    def execute(self) -> Literal["mean", "best"]: ...
-
-
-def check_sizes(config: Sized) -> None:
-    """Raise ValueError, naming the field, for a size below 1."""
-    for field in ("horizon", "candidates", "iterations"):
-        if (value := getattr(config, field)) < 1:
-            raise ValueError(f"{type(config).__name__}: {field} is {value}; it must be at least 1")
-
-
-def check_positive(config: object, *fields: str) -> None:
-    """Raise ValueError, naming the field, for a number that is not positive and finite."""
-    for field in fields:
-        if not (isfinite(value := getattr(config, field)) and value > 0):
-            raise ValueError(f"{type(config).__name__}: {field} is {value}; it must be positive and finite")
-
-
-def check_refit(config: Refitted, *stds: str) -> None:
-    """Raise ValueError, naming the field, for settings of the Gaussian; `stds` are the fields with its first std."""
-    name, smallest = type(config).__name__, min(getattr(config, field) for field in stds)
-    if not 0 <= config.momentum < 1:
-        raise ValueError(f"{name}: momentum is {config.momentum}; it must lie in [0, 1), where 0 forgets the old mean")
-    check_positive(config, *stds)
-    if not 0 <= config.min_std <= smallest:
-        raise ValueError(
-            f"{name}: min_std is {config.min_std}; it must lie between 0 and {smallest}, the smallest of "
-            f"{', '.join(stds)}"
-        )
-
-
-def check_config(config: SearchConfig) -> None:
-    """Raise ValueError, naming the field, for a setting no `search` can work with."""
-    check_sizes(config)
-    check_refit(config, "initial_std", "warm_std")
-    if config.execute not in ("mean", "best"):
-        raise ValueError(f"{type(config).__name__}: execute is {config.execute!r}; it must be 'mean' or 'best'")
 
 
 def score(cost_fn: CostFn, action_BNHA: Tensor) -> Tensor:
@@ -98,24 +27,6 @@ def score(cost_fn: CostFn, action_BNHA: Tensor) -> Tensor:
         )
     # -inf becomes the lowest finite number, so that differences of costs stay numbers.
     return cost_BN.to(action_BNHA).nan_to_num(nan=torch.inf, posinf=torch.inf)
-
-
-class Decaying(Sized, Protocol):
-    """The settings of planners with fewer and fewer candidates."""
-
-    @property
-    def elites(self) -> int: ...
-    @property
-    def decay(self) -> float: ...
-
-
-def check_decay(config: Decaying) -> None:
-    """Raise ValueError for elites or a decay that make no populations."""
-    name = type(config).__name__
-    if not 1 <= config.elites <= config.candidates:
-        raise ValueError(f"{name}: elites is {config.elites}; it must lie in 1..{config.candidates}, the candidates")
-    if not (isfinite(config.decay) and config.decay >= 1):
-        raise ValueError(f"{name}: decay is {config.decay}; it must be finite and at least 1, the same number always")
 
 
 def populations(config: Decaying) -> list[int]:
@@ -208,9 +119,7 @@ def search(
     if config.execute == "mean":
         cost_B1 = score(cost_fn, action_B1HA)
     else:
-        cost_B1, iteration_B1 = best_cost_BI.min(1, keepdim=True)
-        best_B1HA = pick(torch.cat(best_actions, 1), iteration_B1)
-        action_B1HA = torch.where(cost_B1[..., None, None].isposinf(), action_B1HA, best_B1HA)
+        cost_B1, action_B1HA = best_scored(best_cost_BI, best_actions, action_B1HA)
     return Plan(
         action_BHA=action_B1HA[:, 0],
         cost_B=cost_B1[:, 0],
@@ -236,44 +145,34 @@ def spread(stds: Sequence[Tensor], unit_A: Tensor) -> Tensor:
     return (torch.cat(list(stds), 1) / unit_A).mean((2, 3))
 
 
+def best_scored(best_cost_BI: Tensor, best_actions: Sequence[Tensor], failed_B1HA: Tensor) -> tuple[Tensor, Tensor]:
+    """(cost_B1, action_B1HA) of the cheapest of the iterations' best candidates; `failed_B1HA` where all failed."""
+    cost_B1, iteration_B1 = best_cost_BI.min(1, keepdim=True)
+    best_B1HA = pick(torch.cat(list(best_actions), 1), iteration_B1)
+    return cost_B1, torch.where(cost_B1[..., None, None].isposinf(), failed_B1HA, best_B1HA)
+
+
 def pick(action_BNHA: Tensor, index_BE: Tensor) -> Tensor:
     """action_BEHA: the candidates at index_BE."""
     return action_BNHA.gather(1, index_BE.view(*index_BE.shape, 1, 1).expand(-1, -1, *action_BNHA.shape[2:]))
 
 
-def check_inputs(config: Sized, noise_BINHA: Tensor, box: ActionBox, start: WarmStart | None) -> None:
-    """Raise ValueError when noise, warm start or box do not suit this planner."""
-    name = type(config).__name__
-    if "choices" in config.needs and box.choices_A is None:
-        raise ValueError(f"{name} searches discrete actions, but the box is continuous: use cem, or ActionBox.discrete")
-    if "choices" not in config.needs and box.choices_A is not None:
-        raise ValueError(
-            f"{name} searches continuous actions, but the box has choices {box.choices_A}: use a planner for discrete "
-            "actions, categorical_cem"
-        )
-    check_noise(config, noise_BINHA, box)
-    if start is None:
-        return
-    expected_BHA = (len(noise_BINHA), *noise_BINHA.shape[3:])
-    for part, found_BHA in (("mean", start.mean_BHA), ("std", start.std_BHA)):
-        if found_BHA is not None and found_BHA.shape != expected_BHA:
-            raise ValueError(
-                f"the warm start's {part} has shape {tuple(found_BHA.shape)}; these problems need {expected_BHA}: use "
-                "Plan.warm_start of their last plan"
-            )
-    seeds_BSHA = start.seeds_BSHA
-    if seeds_BSHA is not None and (seeds_BSHA.ndim != 4 or seeds_BSHA[:, 0].shape != expected_BHA):
-        raise ValueError(
-            f"the warm start's seeds have shape {tuple(seeds_BSHA.shape)}; these problems need (B, S, H, A) with "
-            f"(B, H, A) = {expected_BHA}"
-        )
+class AroundSearch:
+    """What planners around another one, their `search`, have of it: its size."""
 
+    search: Sized
 
-def check_noise(config: Sized, noise_BINHA: Tensor, box: ActionBox) -> None:
-    """Raise ValueError when noise does not suit this planner and box."""
-    expected_INHA = (config.iterations, config.candidates, config.horizon, len(box.low_A))
-    if noise_BINHA.shape[1:] != expected_INHA:
-        raise ValueError(
-            f"noise has shape {tuple(noise_BINHA.shape)}; this {type(config).__name__} and box need (B, iterations, "
-            f"candidates, horizon, A) = (B, {', '.join(map(str, expected_INHA))}): draw it with noise_table"
-        )
+    @property
+    def horizon(self) -> int:
+        """Blocks planned ahead."""
+        return self.search.horizon
+
+    @property
+    def candidates(self) -> int:
+        """Action sequences scored per iteration."""
+        return self.search.candidates
+
+    @property
+    def iterations(self) -> int:
+        """Rounds of draw, score, refit."""
+        return self.search.iterations

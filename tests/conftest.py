@@ -1,9 +1,11 @@
-"""Shared fixtures: one thread, one tiny recorded store, one tiny checkpoint."""
+"""Shared fixtures: one thread, one tiny recorded store, one tiny checkpoint, two processes to compare with one."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from parallel import OnTwoRanks, two_processes
 
 from lewm import pipeline
 from lewm.checkpoint import Checkpoint, load
@@ -51,3 +53,9 @@ def tiny_checkpoint_path(tiny_store: Store, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture
 def tiny_checkpoint(tiny_checkpoint_path: Path) -> Checkpoint:
     return load(tiny_checkpoint_path)
+
+
+@pytest.fixture(scope="session")
+def on_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnTwoRanks]:
+    with two_processes(tmp_path_factory.mktemp("ranks")) as run:
+        yield run

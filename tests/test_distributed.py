@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.testing import assert_close
 
@@ -34,9 +33,7 @@ def test_no_process_group_outside_torchrun(monkeypatch, world):
     assert not dist.is_initialized()
 
 
-def two_ranks(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+def results_of(rank):
     result = {"who": (distributed.rank(), distributed.world_size())}
 
     x = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).mul(rank + 1).t().requires_grad_()  # not contiguous
@@ -56,13 +53,11 @@ def two_ranks(rank, folder):
     module["used"].weight.grad = torch.full((3, 2), 2.0 + 4 * rank)
     distributed.average_gradients(module)
     result |= {"mean": module["used"].weight.grad, "frozen": module["frozen"].weight.grad}
-    torch.save(result, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return result
 
 
-def test_two_processes(tmp_path):
-    mp.spawn(two_ranks, (str(tmp_path),), nprocs=2)
-    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+def test_two_processes(on_two_ranks):
+    ranks = on_two_ranks(results_of)
     expected = ranks[0]["x"] + ranks[1]["x"]
     for index, result in enumerate(ranks):
         assert result["who"] == (index, 2)

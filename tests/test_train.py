@@ -5,10 +5,11 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from parallel import OnTwoRanks
 
 from lewm import distributed
 from lewm.config import RunConfig, dump
@@ -140,33 +141,25 @@ def test_bad_settings_are_refused() -> None:
         TrainConfig(steps=0)
 
 
-def _parallel_update(rank: int, folder: str, run: RunConfig, store_path: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"file://{folder}/init", rank=rank, world_size=2)
-    save_one_update(run, Store.open(store_path), Path(folder), f"parallel{rank}")
-    torch.distributed.destroy_process_group()
-
-
-def save_one_update(run: RunConfig, store: Store, folder: Path, name: str) -> None:
-    """One step from the same start; gradients, summed loss and buffers go to a file."""
-    trainer = Trainer(run.model, run.objective, run.train, store, folder / f"run_{name}", CPU)
+def one_update(rank: int, run: RunConfig, store_path: Path, folder: Path) -> dict[str, Any]:
+    """One step from the same start: gradients, losses over all processes and buffers."""
+    trainer = Trainer(run.model, run.objective, run.train, Store.open(store_path), folder / str(rank), CPU)
     trainer.model.double()
     trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=0.0)
     losses, _ = trainer.update(trainer.read_batch())
     prediction = distributed.sum_over_ranks(losses.terms["prediction"].detach()) / distributed.world_size()
     grads = {n: p.grad for n, p in trainer.model.named_parameters()}
-    saved = {"grads": grads, "buffers": dict(trainer.model.named_buffers()), "prediction": prediction}
-    torch.save(saved | {"sigreg": losses.terms["sigreg"].detach()}, folder / f"{name}.pt")
+    terms = {"prediction": prediction, "sigreg": losses.terms["sigreg"].detach()}
+    return terms | {"grads": grads, "buffers": dict(trainer.model.named_buffers())}
 
 
-def test_two_processes_take_the_step_of_one(tiny_run: RunConfig, tiny_store: Store, tmp_path: Path) -> None:
+def test_two_processes_take_the_step_of_one(
+    tiny_run: RunConfig, tiny_store: Store, tmp_path: Path, on_two_ranks: OnTwoRanks
+) -> None:
     """Gradients, losses and BatchNorm statistics of half a batch each equal those of the whole batch."""
     run = replace(tiny_run, train=replace(tiny_run.train, clip=1e9))
-    save_one_update(run, tiny_store, tmp_path, "alone")
-    mp.spawn(_parallel_update, (str(tmp_path), run, str(tiny_store.path)), nprocs=2)
-    alone = torch.load(tmp_path / "alone.pt")
-    for rank in range(2):
-        ours = torch.load(tmp_path / f"parallel{rank}.pt")
+    alone = one_update(0, run, tiny_store.path, tmp_path / "alone")
+    for ours in on_two_ranks(one_update, run, tiny_store.path, tmp_path / "parallel"):
         for term in ("prediction", "sigreg"):
             torch.testing.assert_close(ours[term], alone[term], rtol=1e-5, atol=1e-8)
         for part in ("grads", "buffers"):

@@ -4,7 +4,6 @@ The parts are those of the plan that agents make: the same code runs with a mete
 once reading torch's count of floating-point operations.
 """
 
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -17,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from lewm.bench.plan import fresh_model
-from lewm.checkpoint import load
+from lewm.bench.measure import wait
+from lewm.bench.plan import load_or_fresh
 from lewm.cost_to_go import CostToGo
 from lewm.data.stacking import channels_first
-from lewm.evaluate.timing import hardware, torch_threads
+from lewm.evaluate.timing import hardware, load_average, torch_threads, where_measured
 from lewm.pipeline import pick_device
 from lewm.planning.agent import action_box
 from lewm.planning.costs import CostConfig, GoalCost, Situation
@@ -237,7 +236,7 @@ def gemm_gflop_per_s(device: torch.device) -> float:
 def break_down(plan: PlanOnce, plans: int, name: str) -> list[PartRow]:
     """Time every part and the whole plan in turns, and large matrix products before and after."""
     device, planner = plan.model.device, plan.planner
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    load = load_average()
     flops, clock = count_flops(plan), _clock(device)
     times: dict[str, list[float]] = defaultdict(list)
     before = gemm_gflop_per_s(device)
@@ -284,14 +283,7 @@ def bench_breakdown(checkpoint: Path | None, config: str, threads: int, plans: i
     """Break down every row of `SEARCHES` that the checkpoint, or fresh weights of a run, can be searched with."""
     if plans < 1:
         raise ValueError(f"--plans is {plans}; time at least one plan per row")
-    chosen = pick_device(device)
-    if checkpoint is not None:
-        loaded = load(checkpoint, str(chosen))
-        model, head, name = loaded.model, loaded.cost_to_go, str(checkpoint)
-    else:
-        model, head = fresh_model(config)
-        name = f"{config} (fresh weights)"
-        model.to(chosen), head.to(chosen)
+    model, head, name = load_or_fresh(checkpoint, config, pick_device(device))
     rows = []
     with torch_threads(threads):
         fast = prepare(model, head)
@@ -312,13 +304,12 @@ def table(rows: Sequence[PartRow]) -> str:
         what = PARTS.get(r.part, "the same without meters")
         lines.append(f"  {r.part:<14} {r.ms_p50:>9.3f} {100 * r.share:>5.1f} % {r.mflop:>9.2f} {speed}  {what}")
     first = rows[0]
-    busy = "" if first.load is None else f", load average {first.load:.1f} before"
     size = GEMM[first.device]
     lines += [
         "",
         f"{first.model}; one problem, one frame seen, eager; a {size} x {size} float32 product reaches up to "
         f"{max(r.gemm_gflop_per_s for r in rows):.1f} GFLOP/s",
-        f"{first.threads} thread(s), {first.device}, {first.hardware}{busy}, torch {first.torch}",
+        where_measured(first),
     ]
     return "\n".join(lines)
 
@@ -327,8 +318,7 @@ def _clock(device: torch.device) -> Callable[[], float]:
     """Milliseconds; on CUDA after everything launched so far is done."""
 
     def read() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait(device)
         return 1000 * time.perf_counter()
 
     return read

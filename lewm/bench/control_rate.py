@@ -1,6 +1,5 @@
 """How often a control loop can act with an agent: planning in turn, and planning while executing."""
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from lewm.evaluate.timing import hardware, torch_threads
+from lewm.evaluate.timing import hardware, load_average, torch_threads
 from lewm.pipeline import pick_device
 from lewm.planning.agent import Agent
 from lewm.planning.realtime import RealtimeAgent
@@ -147,7 +146,7 @@ def _rows(
                 threads=torch.get_num_threads(),
                 device=agent.model.device.type,
                 hardware=hardware(),
-                load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+                load=load_average(),
                 torch=torch.__version__,
             )
         )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from lewm.baselines import OracleConfig, RandomConfig
 from lewm.bench.sized import planner_at
 from lewm.checkpoint import Checkpoint
 from lewm.config import RunConfig
@@ -29,6 +30,9 @@ REFERENCE = PlanConfig(
     replan_every=5,
 )
 """The literature's protocol: latent L2 to the last imagined frame, five blocks executed open loop."""
+
+BOUNDS = {RandomConfig.name: ":", OracleConfig.name: "--"}
+"""Baselines that every evaluation adds, and their lines in the figure; they are no points of the front."""
 
 SIGNIFICANT = 0.05
 MARKERS = "osD^vP*X<>hd"
@@ -104,7 +108,7 @@ def best_rows(rows: Sequence[FrontRow]) -> dict[str, FrontRow]:
     """Per goal set, the planning row of least median time that is as good as the reference."""
     best: dict[str, FrontRow] = {}
     for row in rows:
-        contends = row.as_good and row.method not in (REFERENCE.name, "random", "oracle")
+        contends = row.as_good and row.method not in (REFERENCE.name, *BOUNDS)
         if contends and (row.goals not in best or row.plan_ms_p50 < best[row.goals].plan_ms_p50):
             best[row.goals] = row
     return best
@@ -114,7 +118,7 @@ def frontier(rows: Sequence[FrontRow]) -> list[FrontRow]:
     """Per goal set, from the cheapest up: rows that no cheaper row equals in success, and the reference."""
     kept = []
     for goals in dict.fromkeys(row.goals for row in rows):
-        ours = [row for row in rows if row.goals == goals and row.method not in ("random", "oracle")]
+        ours = [row for row in rows if row.goals == goals and row.method not in BOUNDS]
         for row in sorted(ours, key=lambda row: row.plan_ms_p50):
             beaten = any(o.successes >= row.successes and o.plan_ms_p50 < row.plan_ms_p50 for o in ours)
             if not beaten or row.method == REFERENCE.name:
@@ -169,13 +173,13 @@ def plot_front(rows: Sequence[FrontRow], path: Path) -> None:
     goals = list(dict.fromkeys(row.goals for row in rows))
     figure = Figure(figsize=(max(8.5, 5.4 * len(goals)), 4.8), layout="constrained")
     FigureCanvasAgg(figure)
-    drawn = [row for row in rows if row.method not in ("random", "oracle")]
+    drawn = [row for row in rows if row.method not in BOUNDS]
     costs = [cost for cost in dict.fromkeys(row.cost for row in drawn)]
     names = list(dict.fromkeys(row.planner for row in drawn))
     for column, goal in enumerate(goals):
         axes = figure.add_subplot(1, len(goals), column + 1)
         for row in (r for r in drawn if r.goals == goal):
-            reference = row.method == "reference"
+            reference = row.method == REFERENCE.name
             axes.errorbar(
                 row.plan_ms_p50,
                 100 * row.success,
@@ -186,7 +190,7 @@ def plot_front(rows: Sequence[FrontRow], path: Path) -> None:
                 elinewidth=0.5,
                 alpha=0.85,
             )
-        for name, style in (("random", ":"), ("oracle", "--")):
+        for name, style in BOUNDS.items():
             for row in (r for r in rows if r.goals == goal and r.method == name):
                 axes.axhline(100 * row.success, color="grey", linestyle=style, linewidth=0.8)
         axes.set(xscale="log", xlabel="ms per plan (median, encoder included)", ylim=(-3, 103))
@@ -197,7 +201,7 @@ def plot_front(rows: Sequence[FrontRow], path: Path) -> None:
         first.plot([], [], "s", color=f"C{i}", label=cost)
     for i, name in enumerate(names):
         first.plot([], [], MARKERS[i % len(MARKERS)], color="grey", label=name)
-    first.plot([], [], "o", color="black", markersize=9, label="reference")
+    first.plot([], [], "o", color="black", markersize=9, label=REFERENCE.name)
     figure.legend(loc="outside lower center", ncols=4, fontsize="small", frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

@@ -77,11 +77,15 @@ def measure(steps: Sequence[Step], repeats: int, device: torch.device) -> list[C
     return [Cost(float(np.median(taken)), peak) for taken, peak in zip(times, peaks)]
 
 
-def _milliseconds(run: Callable[[], None], device: torch.device) -> float:
+def wait(device: torch.device) -> None:
+    """Return when everything launched on the device so far is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def _milliseconds(run: Callable[[], None], device: torch.device) -> float:
+    wait(device)
     start = time.perf_counter()
     run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait(device)
     return 1000 * (time.perf_counter() - start)

@@ -4,7 +4,6 @@ A step is the forward and the backward pass on random latents: no encoder, no op
 """
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from lewm.bench.measure import Cost, Step, measure
 from lewm.data.windows import Batch
-from lewm.evaluate.timing import hardware, torch_threads
+from lewm.evaluate.timing import hardware, load_average, torch_threads, where_measured
 from lewm.nets.encoders import ConvConfig
 from lewm.objectives import OBJECTIVES, ObjectiveConfig, SigRegConfig, build_objective
 from lewm.objectives.sigreg import random_slices, sigreg
@@ -158,7 +157,7 @@ def bench_objectives(grid: Grid, threads: int, repeats: int, device: torch.devic
         raise ValueError(f"--repeats is {repeats}; time at least one step per row")
     unsliced = replace(grid, slices=())
     sized = {name: cells(grid if hasattr(CONFIGS[name], "slices") else unsliced) for name in OBJECTIVES}
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    load = load_average()
     rows = []
     with (
         torch_threads(threads),
@@ -200,12 +199,11 @@ def table(rows: list[ObjectiveRow]) -> str:
                 f" {r.peak_mb:>8.2f}  {r.includes}"
             )
     first = rows[0]
-    busy = "" if first.load is None else f", load average {first.load:.1f} before"
     lines += [
         "",
         f"forward + backward, median of {first.repeats}; MB: most that was allocated at once beyond the inputs; "
         f"{FRAMES} frames per clip, pictures of {SIZE} x {SIZE}",
-        f"{first.threads} thread(s), {first.device}, {first.hardware}{busy}, torch {first.torch}",
+        where_measured(first),
     ]
     return "\n".join(lines)
 

@@ -1,6 +1,7 @@
 """Milliseconds per plan over planners, budgets and batch sizes; the cost is the model's own."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from lewm.planning.agent import action_box
 from lewm.planning.costs import CostConfig, GoalCost, Situation
 from lewm.planning.fast_rollout import prepare
 from lewm.world_model import ModelFacts, WorldModel
-from planners import noise_table
+from planners import PlannerConfig, noise_table
 
 BUDGETS = ((32, 3, 2), (64, 3, 4), (300, 10, 5))
 """Candidates, iterations, horizon."""
@@ -55,6 +56,35 @@ def fresh_model(config: str) -> tuple[WorldModel, CostToGo]:
     return model, CostToGo(run.cost_to_go, model.latent_dim, model.tokens).eval()
 
 
+def load_or_fresh(
+    checkpoint: Path | None, config: str, device: torch.device
+) -> tuple[WorldModel, CostToGo | None, str]:
+    """Model, learned distance and their name: a checkpoint's, or without one fresh weights of a run."""
+    if checkpoint is not None:
+        loaded = load(checkpoint, str(device))
+        return loaded.model, loaded.cost_to_go, str(checkpoint)
+    model, head = fresh_model(config)
+    return model.to(device), head.to(device), f"{config} (fresh weights)"
+
+
+def planning(
+    model: WorldModel, head: CostToGo | None, planner: PlannerConfig, cost: CostConfig, batch: int
+) -> Callable[[], None]:
+    """A function that makes one plan for `batch` random problems, latents to actions, noise drawing included."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (2, batch, 1, model.tokens, model.latent_dim)
+    now_BTKD, goal_BTKD = torch.randn(shape, generator=generator).to(model.device)
+    situation = Situation(now_BTKD, torch.zeros(batch, 0, model.action_dim, device=model.device))
+    fast, box, keys = prepare(model, head), action_box(model), [(0, problem, 0) for problem in range(batch)]
+
+    def plan() -> None:
+        cost_fn = GoalCost(model, head, cost, situation, goal_BTKD[:, 0], fast)
+        noise_BINHA = noise_table(keys, planner, model.action_dim).to(model.device)
+        planner.plan(cost_fn, noise_BINHA, box).action_BHA.cpu()
+
+    return plan
+
+
 @torch.no_grad()
 def time_plan(
     model: WorldModel,
@@ -66,18 +96,10 @@ def time_plan(
     plans: int,
 ) -> tuple[float, float]:
     """p50 and p95 milliseconds per plan and problem, noise drawing included, warm-up excluded."""
-    candidates, iterations, horizon = budget
-    planner = planner_at(planner_name, candidates, iterations, horizon)
-    generator = torch.Generator().manual_seed(0)
-    shape = (batch, 1, model.tokens, model.latent_dim)
-    latent, goal = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
-    situation = Situation(latent.to(model.device), torch.zeros(batch, 0, model.action_dim, device=model.device))
-    box, fast, times = action_box(model), prepare(model, head), []
-    for i in range(WARMUP + plans):
+    plan, times = planning(model, head, planner_at(planner_name, *budget), cost, batch), []
+    for _ in range(WARMUP + plans):
         start = time.perf_counter()
-        cost_fn = GoalCost(model, head, cost, situation, goal[:, 0].to(model.device), fast)
-        noise = noise_table([(0, b, i) for b in range(batch)], planner, model.action_dim).to(model.device)
-        planner.plan(cost_fn, noise, box).action_BHA.cpu()
+        plan()
         times.append(1000 * (time.perf_counter() - start) / batch)
     p50, p95 = np.percentile(times[WARMUP:], [50, 95])
     return float(p50), float(p95)
@@ -88,13 +110,7 @@ def bench_plan(checkpoint: Path | None, config: str, threads: int, plans: int, d
     if plans < 1:
         raise ValueError(f"--plans is {plans}; time at least one plan per row")
     chosen = pick_device(device)
-    if checkpoint is not None:
-        loaded = load(checkpoint, str(chosen))
-        model, head, name = loaded.model, loaded.cost_to_go, str(checkpoint)
-    else:
-        model, head = fresh_model(config)
-        name = f"{config} (fresh weights)"
-        model.to(chosen), head.to(chosen)
+    model, head, name = load_or_fresh(checkpoint, config, chosen)
     costs = [CostConfig({"latent_l2": 1.0}, "terminal")] + ([CostConfig()] if head is not None else [])
     rows = []
     with torch_threads(threads):

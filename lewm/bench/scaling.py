@@ -4,7 +4,6 @@ Fresh weights, latent L2 to the last frame, CEM; each axis grows alone, and the 
 """
 
 import copy
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,19 +12,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lewm.bench.plan import fresh_model
-from lewm.evaluate.timing import hardware, torch_threads
+from lewm.bench.plan import load_or_fresh, planning
+from lewm.bench.sized import planner_at
+from lewm.evaluate.timing import hardware, load_average, torch_threads, where_measured
 from lewm.nets.predictors import PredictorConfig, RotaryConfig, build_predictor
 from lewm.pipeline import pick_device
-from lewm.planning.agent import action_box
-from lewm.planning.costs import CostConfig, GoalCost, Situation
-from lewm.planning.fast_rollout import prepare
+from lewm.planning.costs import CostConfig
 from lewm.progress import Stage
 from lewm.world_model import WorldModel
-from planners import CEM, noise_table
 
 ITERATIONS = 3
 WARMUP = 2
+COST = CostConfig({"latent_l2": 1.0}, "terminal")
 
 
 @dataclass(frozen=True)
@@ -94,29 +92,10 @@ def with_predictor(model: WorldModel, config: PredictorConfig, tokens: int) -> W
     return changed
 
 
-def planning(model: WorldModel, point: Point) -> Callable[[], None]:
+def planning_at(model: WorldModel, point: Point) -> Callable[[], None]:
     """A function that makes one plan of a size on random latents."""
-    planner = CEM(
-        candidates=point.candidates,
-        iterations=ITERATIONS,
-        elites=max(2, point.candidates // 5),
-        horizon=point.horizon,
-    )
-    generator = torch.Generator().manual_seed(0)
-    shape = (2, point.batch, 1, model.tokens, model.latent_dim)
-    now_BTKD, goal_BTKD = torch.randn(shape, generator=generator).to(model.device)
-    situation = Situation(now_BTKD, torch.zeros(point.batch, 0, model.action_dim, device=model.device))
-    fast, box, keys = prepare(model), action_box(model), [(0, problem, 0) for problem in range(point.batch)]
-
-    def plan() -> None:
-        cost_fn = GoalCost(model, None, COST, situation, goal_BTKD[:, 0], fast)
-        noise_BINHA = noise_table(keys, planner, model.action_dim).to(model.device)
-        planner.plan(cost_fn, noise_BINHA, box).action_BHA.cpu()
-
-    return plan
-
-
-COST = CostConfig({"latent_l2": 1.0}, "terminal")
+    planner = planner_at("cem", point.candidates, ITERATIONS, point.horizon)
+    return planning(model, None, planner, COST, point.batch)
 
 
 def points(axis: str, single_token: bool) -> list[Point]:
@@ -129,9 +108,9 @@ def points(axis: str, single_token: bool) -> list[Point]:
 @torch.inference_mode()
 def time_axis(model: WorldModel, config: PredictorConfig, axis: str, plans: int, name: str) -> list[ScalingRow]:
     """Time every size of one axis with one predictor, in turns."""
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    load = load_average()
     sizes = points(axis, single_token=config.name == "mlp")
-    runs = [planning(with_predictor(model, config, point.tokens), point) for point in sizes]
+    runs = [planning_at(with_predictor(model, config, point.tokens), point) for point in sizes]
     taken: list[list[float]] = [[] for _ in runs]
     for _ in range(WARMUP + plans):
         for run, times in zip(runs, taken):
@@ -171,15 +150,14 @@ def bench_scaling(config: str, threads: int, plans: int, device: str) -> list[Sc
     """Every axis, with the run's own predictor and with the rotary one, which reads any number of tokens."""
     if plans < 1:
         raise ValueError(f"--plans is {plans}; time at least one plan per row")
-    model, _ = fresh_model(config)
-    model.to(pick_device(device))
+    model, _, name = load_or_fresh(None, config, pick_device(device))
     own, rotary = model.config.predictor, RotaryConfig()
     predictors = [own] if own.name == rotary.name else [own, rotary]
     rows = []
     with torch_threads(threads), Stage("bench scaling", len(predictors) * len(AXES), "axes") as stage:
         for predictor in predictors:
             for axis in AXES:
-                rows += time_axis(model, predictor, axis, plans, f"{config} (fresh weights)")
+                rows += time_axis(model, predictor, axis, plans, name)
                 stage.update()
     return rows
 
@@ -196,10 +174,9 @@ def table(rows: Sequence[ScalingRow]) -> str:
             f" {r.ms_p50:>9.2f} {r.ms_p95:>9.2f} {r.ms_per_problem:>12.3f} {r.growth:>7.1f}x"
         )
     first = rows[0]
-    busy = "" if first.load is None else f", load average {first.load:.1f} before"
     lines += [
         f"cem, {first.iterations} iterations, {first.cost}; {first.model}; latents to actions, all problems together",
-        f"{first.threads} thread(s), {first.device}, {first.hardware}{busy}, torch {first.torch}",
+        where_measured(first),
     ]
     return "\n".join(lines)
 

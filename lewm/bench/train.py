@@ -3,7 +3,6 @@
 Both start from the same weights, read the same clips and take turns; see `lewm.bench.plain_training` for what is plain.
 """
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -15,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lewm.bench.measure import MB, peak_mb
+from lewm.bench.measure import MB, peak_mb, wait
 from lewm.bench.plain_training import WAYS, PlainTraining, check_run
 from lewm.config import RunConfig
 from lewm.config import load as load_config
 from lewm.data.store import Store
 from lewm.data.windows import Batch
-from lewm.evaluate.timing import hardware, torch_threads
+from lewm.evaluate.timing import hardware, load_average, torch_threads, where_measured
 from lewm.pipeline import record
 from lewm.progress import Stage
 from lewm.train import Trainer, step_losses, step_seed
@@ -118,14 +117,14 @@ def time_steps(
     """Mean times of `steps` steps after `warmup` that are not timed."""
     for _ in range(warmup):
         update(read())
-    _wait(device)
+    wait(device)
     data = whole = 0.0
     for _ in range(steps):
         start = time.perf_counter()
         batch = read()
         data += time.perf_counter() - start
         update(batch)
-        _wait(device)
+        wait(device)
         whole += time.perf_counter() - start
     return Times(1000 * data / steps, 1000 * (whole - data) / steps)
 
@@ -156,7 +155,7 @@ def bench_run(
     """Time one run beside every plain way of its case. Raises ValueError when their gradients disagree."""
     objective = check_run(run.objective, run.train.add_ons)
     config = run.train if case.batch is None else replace(run.train, batch=case.batch)
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    load = load_average()
     ours = Trainer(run.model, run.objective, config, store, out, device)
     plains = {name: PlainTraining(ours, objective, WAYS[name], workers) for name in case.ways}
     errors = {name: gradient_error(ours, plain) for name, plain in plains.items()}
@@ -267,7 +266,6 @@ def table(rows: Sequence[TrainRow]) -> str:
             f" {r.gradient_error:>17.1e}"
         )
     first = rows[0]
-    busy = "" if first.load is None else f", load average {first.load:.1f} before"
     workers = max(r.workers for r in rows)
     lines += [
         "",
@@ -275,7 +273,7 @@ def table(rows: Sequence[TrainRow]) -> str:
         f"{workers} workers that read",
         "every raw frame of a clip from our memory map and normalise picture by picture in float32; (data): waiting "
         "for the batch",
-        f"{first.threads} thread(s), {first.device}, {first.hardware}{busy}, torch {first.torch}",
+        where_measured(first),
     ]
     return "\n".join(lines)
 
@@ -293,8 +291,3 @@ def _reader(plain: PlainTraining) -> Callable[[], tuple[Tensor, Tensor]]:
 def _gradient(loss: Tensor, model: torch.nn.Module) -> Tensor:
     parts = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True, materialize_grads=True)
     return torch.cat([part.flatten() for part in parts])
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -1,11 +1,13 @@
 """Milliseconds per plan, measured the way a control loop would pay for them: one problem, encoder included."""
 
+import os
 import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -74,3 +76,29 @@ def hardware() -> str:
         ]
         name = f"{models[0]} x {len(models)}" if models else name
     return f"{name}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else name
+
+
+def load_average() -> float | None:
+    """Processes that wanted to run, mean of the last minute: what else the machine is doing. None where unknown."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+class Measured(Protocol):
+    """A row that says where it was measured."""
+
+    @property
+    def threads(self) -> int: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def hardware(self) -> str: ...
+    @property
+    def load(self) -> float | None: ...
+    @property
+    def torch(self) -> str: ...
+
+
+def where_measured(row: Measured) -> str:
+    """The last line under a table of such rows."""
+    busy = "" if row.load is None else f", load average {row.load:.1f} before"
+    return f"{row.threads} thread(s), {row.device}, {row.hardware}{busy}, torch {row.torch}"

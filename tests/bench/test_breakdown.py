@@ -11,11 +11,11 @@ from toy_models import FACTS, toy_head, toy_model
 from lewm.bench import breakdown, scaling
 from lewm.bench.breakdown import PARTS, WHOLE, Meter, PlanOnce, bench_breakdown, count_flops, metered
 from lewm.bench.plan import fresh_model
-from lewm.bench.scaling import AXES, Point, planning, points, with_predictor
+from lewm.bench.scaling import AXES, Point, planning_at, points, with_predictor
 from lewm.cli import main
 from lewm.nets.encoders import ViTConfig
 from lewm.nets.predictors import AdaLNConfig, MLPConfig, PredictorConfig, RotaryConfig
-from lewm.planning.costs import CostConfig
+from lewm.planning.costs import CostConfig, GoalCost
 from lewm.planning.fast_rollout import FastModel, prepare
 from lewm.world_model import ModelConfig, WorldModel
 from planners import CEM
@@ -162,16 +162,16 @@ def test_axes_grow_alone() -> None:
 def test_a_point_is_planned_at_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """The candidates a plan scores have the shape of the point, and its latents the tokens."""
     seen = []
-    score = scaling.GoalCost.__call__
+    score = GoalCost.__call__
 
-    def spy(cost: scaling.GoalCost, action: torch.Tensor) -> torch.Tensor:
+    def spy(cost: GoalCost, action: torch.Tensor) -> torch.Tensor:
         seen.append((tuple(action.shape), cost.situation.latent_BTKD.shape[2], cost.fast is not None))
         return score(cost, action)
 
-    monkeypatch.setattr(scaling.GoalCost, "__call__", spy)
+    monkeypatch.setattr(GoalCost, "__call__", spy)
     model, _ = fresh_model("two_room")
     point = Point(candidates=7, horizon=2, batch=3, tokens=5)
-    planning(with_predictor(model, RotaryConfig(width=8, heads=2, layers=1), 5), point)()
+    planning_at(with_predictor(model, RotaryConfig(width=8, heads=2, layers=1), 5), point)()
     assert seen == [((3, 7, 2, 10), 5, True)] * scaling.ITERATIONS + [((3, 1, 2, 10), 5, True)]
     assert model.tokens == 1 and model.config.predictor.name == "mlp"  # the model given stays as it is
 

@@ -1,12 +1,10 @@
 """BatchNorm equals torch's, alone and over processes; rotary scores see distances only; masks and modulation."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from parallel import OnTwoRanks
 from torch import Tensor, nn
 
 from lewm.distributed import average_gradients
@@ -116,18 +114,15 @@ def run_probe(frames: Tensor, weights_B: Tensor) -> dict[str, Any]:
     return {"out": out.detach(), "input_grad": frames.grad, "grads": grads, "buffers": dict(probe.named_buffers())}
 
 
-def probe_worker(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    data = torch.load(Path(folder) / "data.pt", weights_only=True)
+def share_of(rank: int, data: dict[str, Tensor]) -> dict[str, Any]:
+    """What a process makes of its share of the data."""
     frames, weights_B = data["frames"].chunk(2)[rank], data["weights"].chunk(2)[rank]
     result: dict[str, Any] = {"double": run_probe(frames.double(), weights_B.double())}
     result["single"] = run_probe(frames, weights_B)
     norm, part = BatchNorm(3), data["uneven"].split((2, 7))[rank]
     result["uneven"], result["uneven_var"] = norm(part).detach(), norm.running_var
     result["half"] = BatchNorm(3)(data["uneven"][:8].chunk(2)[rank].sub(100).bfloat16()).detach()
-    torch.save(result, Path(folder) / f"rank{rank}.pt")
-    dist.destroy_process_group()
+    return result
 
 
 def assert_close_on_scale(actual: Tensor, expected: Tensor, tolerance: float, scale: float | None = None) -> None:
@@ -137,18 +132,15 @@ def assert_close_on_scale(actual: Tensor, expected: Tensor, tolerance: float, sc
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """The data, and what each of two gloo processes makes of its share."""
-    folder = tmp_path_factory.mktemp("ranks")
+def two_processes(on_two_ranks: OnTwoRanks) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """The data, and what each of two processes makes of its share."""
     # A mean far from zero in `uneven`: a variance taken as E[x^2] - E[x]^2 would lose its digits.
     data = {
         "frames": 1 + normal(8, 3, 6, 6),
         "weights": 1 + normal(8, seed=1).abs(),
         "uneven": 100 + normal(9, 3, seed=2),
     }
-    torch.save(data, folder / "data.pt")
-    mp.spawn(probe_worker, args=(str(folder),), nprocs=2)
-    return data, [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    return data, on_two_ranks(share_of, data)
 
 
 # float64 shows that the formula is exact. float32 is held against the float64 truth, not against one float32 process,
