@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 import zarr
-from cases import CASES, make_minari, make_ogbench, make_robomimic, make_zarr
+from recordings import CASES, make_minari, make_ogbench, make_robomimic, make_zarr
 from test_importers import assert_holds
 
 from lewm.data.importers import minari, ogbench, robomimic, zarr_store

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import make_minari, make_robomimic, make_swm_hdf5, make_zarr, toy_episodes
+from recordings import make_minari, make_robomimic, make_swm_hdf5, make_zarr, toy_episodes
 
 from lewm.data.importers import IMPORTERS
 from lewm.data.importers.recording import Choice, Importer, Recording

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import CASES, Case
+from recordings import CASES, Case
 
 from lewm.data.importers import IMPORTERS
 from lewm.data.importers.recording import Choice

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import make_lance
+from recordings import make_lance
 
 from lewm.data.importers.lance import open_lance
 from lewm.data.importers.recording import Choice

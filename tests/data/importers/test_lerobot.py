@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from cases import LENGTHS, toy_episodes
 from lerobot_layout import CAMERA, change_json, change_rows, write_json, write_mp4, write_v3, write_v21
+from recordings import LENGTHS, toy_episodes
 
 from lewm.data.importers.recording import Choice
 from lewm.data.importers.run import ImportConfig, import_recording, open_recording

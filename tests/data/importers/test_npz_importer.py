@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import make_npz, toy_episodes, with_last
+from recordings import make_npz, toy_episodes, with_last
 
 from lewm.data.importers.archive import Rows
 from lewm.data.importers.npz import open_npz

@@ -6,7 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from cases import make_swm_hdf5, toy_episodes
+from recordings import make_swm_hdf5, toy_episodes
 from test_importers import assert_holds
 
 from lewm.data.importers.recording import Choice

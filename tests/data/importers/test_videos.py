@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import LENGTHS, make_videos, toy_episodes
 from lerobot_layout import write_mp4
+from recordings import LENGTHS, make_videos, toy_episodes
 
 from lewm.data.importers.recording import Choice
 from lewm.data.importers.run import ImportConfig, import_recording, open_recording
