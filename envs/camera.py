@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 import weakref
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -75,7 +76,19 @@ class Camera:
 
     def __init__(self, model: Any, size: int, *names: str) -> None:
         self._model, self._size, self._names = model, size, names
+        self._built = model.geom_rgba.copy(), model.geom_size.copy()
         self._renderer: Any = None
+
+    def restyle(self, colours: Mapping[str, tuple[int, int, int]], radii: Mapping[str, float]) -> None:
+        """Draw the named geoms in other colours (RGB) and with so many times their radius, all others as built.
+
+        Changes the model it was given: give it a copy where physics runs on that one too.
+        """
+        self._model.geom_rgba[:], self._model.geom_size[:] = self._built
+        for name, colour in colours.items():
+            self._model.geom(name).rgba[:3] = np.array(colour) / 255
+        for name, times in radii.items():
+            self._model.geom(name).size[0] *= times
 
     def picture(self, data: Any) -> NDArray[np.uint8]:
         """Pixels (Y, X, 3 V) of a posed model seen by the V cameras, one camera after the other in the channels.

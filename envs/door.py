@@ -1,5 +1,6 @@
 """Door: two rooms and a door that opens or closes at random whenever the disc crosses a line. A stochastic world."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -8,7 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 from envs.goal_env import GoalEnv
 from envs.painter import Canvas
 from envs.policies import CorrelatedRandom, Noisy, Policy, UniformRandom, check_policy, clip_action
-from envs.two_room import AGENT, TOLERANCE, TwoRoom, length, slide
+from envs.two_room import TOLERANCE, TwoRoom, length, slide
+from envs.variation import Factor, colour
 
 Array = NDArray[np.float64]
 
@@ -69,6 +71,11 @@ class Door(GoalEnv):
     control_dt = 0.1
     success_distance = 0.05
     home_state: ClassVar[tuple[float, ...]] = (0.25, 0.5, 0.0, 0.0)
+    factors: ClassVar[Mapping[str, Factor]] = {
+        **TwoRoom.factors,
+        "door": colour(DOOR, (120, 40, 120), (180, 100, 180), "closed door"),
+        "line": colour(LINE, (180, 90, 60), (240, 150, 110), "line"),
+    }
 
     def __init__(
         self,
@@ -86,11 +93,7 @@ class Door(GoalEnv):
         self._room = room = TwoRoom(
             size, renderer, agent_radius, wall_thickness, door_y, door_opening, max_move, render_mode
         )
-        if not room.door_high + max_move < line_y < room.high:
-            raise ValueError(
-                f"line_y is {line_y}, but must be in ({room.door_high + max_move:g}, {room.high:g}): inside the arena "
-                "and more than one move above the door, which must not close on the disc."
-            )
+        check_line(line_y, room)
         self.line_y = line_y
         wall = [[[room.wall_left, -np.inf], [room.wall_right, np.inf]]]
         self._closed_M22 = np.concatenate([room.solids_M22, wall])
@@ -100,7 +103,7 @@ class Door(GoalEnv):
     @property
     def settings(self) -> dict[str, Any]:
         """What `envs.make("door", ...)` needs to build this environment again."""
-        return self._room.settings | {"line_y": self.line_y}
+        return self._room.settings | {"line_y": self.line_y} | self._variation_setting()
 
     @property
     def state(self) -> Array:
@@ -185,16 +188,23 @@ class Door(GoalEnv):
         width = 0.5 - room.wall_thickness / 2
         for x in (width / 2, 1 - width / 2):
             half_size = (width / 2, LINE_THICKNESS / 2)
-            canvas.rectangle(canvas.background_YXC, (x, self.line_y), half_size, LINE)
+            canvas.rectangle(canvas.background_YXC, (x, self.line_y), half_size, self._colour("line"))
         if closed:
             half_size = (room.wall_thickness / 2, room.door_opening / 2)
-            canvas.rectangle(canvas.background_YXC, (0.5, room.door_y), half_size, DOOR)
+            canvas.rectangle(canvas.background_YXC, (0.5, room.door_y), half_size, self._colour("door"))
         return canvas
+
+    def _apply_variation(self) -> None:
+        room = self._room
+        room.vary({name: value for name, value in self.variation.items() if name in room.factors})
+        check_line(self.line_y, room)
+        self._canvases = self._draw_arena(closed=True), self._draw_arena(closed=False)
 
     def _picture(self, state_S: Array) -> NDArray[np.uint8]:
         canvas = self._canvases[int(state_S[2])]
         image_YXC = canvas.fresh()
-        canvas.disc(image_YXC, (float(state_S[0]), float(state_S[1])), self._room.agent_radius, AGENT)
+        centre, radius = (float(state_S[0]), float(state_S[1])), self._room.agent_radius * self._number("agent_size")
+        canvas.disc(image_YXC, centre, radius, self._colour("agent"))
         return image_YXC
 
 
@@ -237,6 +247,16 @@ class Expert:
         near_x, far_x = (room.wall_left, room.wall_right) if to_the_right else (room.wall_right, room.wall_left)
         before_door = not room.door_low <= here_2[1] <= room.door_high
         return np.array([near_x if before_door else far_x, self._crossing_y])
+
+
+def check_line(line_y: float, room: TwoRoom) -> None:
+    """Raise ValueError unless the line is inside the arena and so high that the door cannot close on the disc."""
+    lowest = room.door_high + room.max_move
+    if not lowest < line_y < room.high:
+        raise ValueError(
+            f"line_y is {line_y}, but must be in ({lowest:g}, {room.high:g}): inside the arena "
+            "and more than one move above the door, which must not close on the disc."
+        )
 
 
 def toss(coin_N: Array) -> Array:

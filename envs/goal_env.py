@@ -1,26 +1,29 @@
 """The contract of a goal-image task: a Gymnasium environment whose state can be read, set, drawn and simulated."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import gymnasium
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from envs.picture_factors import PICTURE_FACTORS, Finish
 from envs.policies import Policy
+from envs.variation import Colour, Factor, How, Value, check_how, check_values, choose
 
 RENDERERS = ("painter", "camera")
 MIN_SIZE, MAX_SIZE = 32, 512
-RESET_OPTIONS = ("state", "goal_state")
+RESET_OPTIONS = ("state", "goal_state", "variation")
 
 
 class GoalEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]]):
     """A task whose observation is a picture and whose goal is the picture of another state.
 
-    Observations are uint8 pixels (Y, X, 3), or (Y, X, 3 V) of V cameras; actions are float32 in [-1, 1]^a. The reward of a step is 1 when the state
-    after it satisfies the goal, else 0, and no episode ends by itself. `render`, `goal_image`, `distance`, `is_success`
-    and `simulate` are pure functions of the states they are given: none of them disturbs the environment.
+    Observations are uint8 pixels (Y, X, 3), or (Y, X, 3 V) with V cameras; actions are float32 in [-1, 1]^a. The reward
+    of a step is 1 when the state after it satisfies the goal, else 0, and no episode ends by itself. `render`,
+    `goal_image`, `distance`, `is_success` and `simulate` are pure functions of the states they are given: none of them
+    disturbs the environment.
 
     Shapes: S state entries, A action entries (one env step), N sequences, T env steps, Y X pixels.
     """
@@ -43,6 +46,8 @@ class GoalEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]]):
     """Names of the cameras; the pictures of several follow each other in the channels."""
     home_state: ClassVar[tuple[float, ...]]
     """The state before the first reset, and the one whose picture is the renderer's fingerprint."""
+    factors: ClassVar[Mapping[str, Factor]] = PICTURE_FACTORS
+    """What `vary` can change: the rows every task has, and the task's own."""
 
     def __init__(
         self,
@@ -62,6 +67,10 @@ class GoalEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]]):
         self.observation_space = gymnasium.spaces.Box(0, 255, (self.size, self.size, 3 * len(self.cameras)), np.uint8)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (len(self.action_names),), np.float32)
         self._goal_S: NDArray[np.float64] | None = None
+        self._variation: dict[str, Value] = {}
+        self._values = {name: factor.default for name, factor in self.factors.items()}
+        self._finish: Finish | None = None
+        self._each_reset: How | None = None
 
     # What a task supplies ---------------------------------------------------------------------------------------------
 
@@ -93,7 +102,7 @@ class GoalEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]]):
     @property
     def settings(self) -> dict[str, Any]:
         """What `envs.make` needs, beside the task's name, to build this environment again."""
-        return {"size": self.size, "renderer": self.renderer}
+        return {"size": self.size, "renderer": self.renderer} | self._variation_setting()
 
     def _check_inside(self, state_S: NDArray[np.float64]) -> NDArray[np.float64]:
         """The state in canonical form (angles wrapped); raises ValueError when the task has no such state."""
@@ -107,6 +116,9 @@ class GoalEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]]):
         """Pixels (Y, X, 3) of a checked state."""
         raise NotImplementedError
 
+    def _apply_variation(self) -> None:
+        """Take on the values that `_number` and `_colour` give now; `render` does the shared picture factors."""
+
     # What every task shares -------------------------------------------------------------------------------------------
 
     def reset(
@@ -114,7 +126,9 @@ class GoalEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]]):
     ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         """Start an episode from `options["state"]` to `options["goal_state"]`; what is not given is drawn at random.
 
-        A drawn goal is never satisfied by the start.
+        A drawn goal is never satisfied by the start. `options["variation"]` chooses the world: "default", "usual",
+        "shifted", or a mapping from factors to values, "usual" or "shifted". It is drawn after start and goal, so these
+        are the same in every world. Without it the world stays as it is.
         """
         options = options or {}
         for name in options:
@@ -122,14 +136,46 @@ class GoalEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]]):
                 raise ValueError(f"reset has no option {name!r}; the options are {', '.join(RESET_OPTIONS)}.")
         start_S = None if options.get("state") is None else self.check_state(options["state"])
         goal_S = None if options.get("goal_state") is None else self.check_state(options["goal_state"])
+        how = options.get("variation", self._each_reset)
+        if how is not None:
+            check_how(self.factors, how)
         super().reset(seed=seed)
         if start_S is None:
             start_S = self._draw_state(self.np_random)
         while goal_S is None or (options.get("goal_state") is None and self.is_success(start_S, goal_S)):
             goal_S = self._draw_state(self.np_random)
         self._goal_S = goal_S
+        if how is not None:
+            self.vary(choose(self.factors, how, self.np_random))
         self.set_state(start_S)
         return self.render(), self._info()
+
+    def vary(self, values: Mapping[str, object]) -> None:
+        """Set the named factors, and all others to their default; the state stays.
+
+        Pictures, `goal_image` and `simulate` included, are of this world from now on. Raises ValueError for an unknown
+        factor, naming the closest one, and for a value that is not allowed.
+        """
+        before = self._variation
+        self._set_variation(check_values(self.factors, values))
+        try:
+            self._apply_variation()
+        except ValueError:
+            self._set_variation(before)
+            self._apply_variation()
+            raise
+
+    def vary_each_reset(self, how: How) -> None:
+        """Choose the world so in every `reset` that does not say otherwise; becomes part of `settings`."""
+        if not self.factors:
+            raise ValueError(f"variation is {how!r}, but this task has no factors of variation: leave it out.")
+        check_how(self.factors, how)
+        self._each_reset = how
+
+    @property
+    def variation(self) -> dict[str, Value]:
+        """The factors that are not at their default; `vary(env.variation)` makes another environment the same."""
+        return dict(self._variation)
 
     def step(self, action: ArrayLike) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
         """Advance by `control_dt` and look: (pixels, reward 0 or 1, False, False, info)."""
@@ -141,11 +187,11 @@ class GoalEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]]):
 
     def render(self) -> NDArray[np.uint8]:
         """Pixels (Y, X, 3) of the present state, contiguous and owned by the caller."""
-        return self._picture(self.state)
+        return self._finished(self._picture(self.state))
 
     def goal_image(self, state_S: ArrayLike) -> NDArray[np.uint8]:
         """Pixels (Y, X, 3) of another state, as `render` would show it."""
-        return self._picture(self.check_state(state_S))
+        return self._finished(self._picture(self.check_state(state_S)))
 
     def is_success(self, state_S: ArrayLike, goal_S: ArrayLike) -> NDArray[np.bool_]:
         """Whether a state satisfies a goal; leading axes broadcast."""
@@ -198,6 +244,32 @@ class GoalEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]]):
     def _renderer_name(self) -> str:
         return self.renderer
 
+    def _number(self, name: str) -> float:
+        """The present value of a factor that is a number."""
+        value = self._values[name]
+        assert not isinstance(value, tuple)
+        return float(value)
+
+    def _colour(self, name: str) -> Colour:
+        """The present value of a factor that is a colour."""
+        value = self._values[name]
+        assert isinstance(value, tuple)
+        red, green, blue = value
+        return int(red), int(green), int(blue)
+
+    def _set_variation(self, values: dict[str, Value]) -> None:
+        self._variation = values
+        self._values = {name: factor.default for name, factor in self.factors.items()} | values
+        floor = self._colour("floor") if "texture" in values else None
+        finished = "texture" in values or any(name in values for name in PICTURE_FACTORS)
+        self._finish = Finish(self._values, self.size, floor) if finished else None
+
+    def _finished(self, image_YXC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return image_YXC if self._finish is None else self._finish(image_YXC)
+
+    def _variation_setting(self) -> dict[str, Any]:
+        return {} if self._each_reset is None else {"variation": self._each_reset}
+
     def _info(self) -> dict[str, Any]:
         assert self._goal_S is not None
         state_S = self.state
@@ -205,6 +277,7 @@ class GoalEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]]):
             "state": state_S,
             "goal_state": self._goal_S.copy(),
             "is_success": bool(self.is_success(state_S, self._goal_S)),
+            "variation": self.variation,
         }
 
 

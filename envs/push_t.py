@@ -1,5 +1,7 @@
 """PushT: a disc pushes a T-shaped block until both lie as in a picture. The block moves only by contact."""
 
+import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -9,9 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 from envs.camera import Camera, load_mujoco
 from envs.goal_env import GoalEnv, wrap_angle
 from envs.painter import Canvas
+from envs.picture_factors import PICTURE_FACTORS, TEXTURE
 from envs.policies import Noisy, Policy, UniformRandom, check_policy
 from envs.push_t_policies import Expert, NearBlock, RandomPushes
 from envs.push_t_shape import CENTRES_R2, HALVES_R2, REACH, corners, coverage, gap, turn
+from envs.variation import Factor, colour, ratio
 
 mujoco: Any = load_mujoco()
 
@@ -77,6 +81,17 @@ class PushT(GoalEnv):
     control_dt = 0.1
     success_distance = 20 * PIXEL
     home_state: ClassVar[tuple[float, ...]] = (0.3, 0.25, 0.55, 0.6, 0.6)
+    factors: ClassVar[Mapping[str, Factor]] = {
+        **PICTURE_FACTORS,
+        "texture": TEXTURE,
+        "floor": colour(FLOOR, (130, 160, 130), (180, 210, 180), "floor"),
+        "block": colour(BLOCK, (150, 60, 120), (210, 110, 180), "block"),
+        "agent": colour(AGENT, (10, 60, 30), (80, 120, 90), "disc"),
+        "agent_size": ratio("picture", (0.3, 3.0), (0.6, 0.75), (1.3, 1.6), what="drawn radius of the disc"),
+        "speed": ratio("physics", (0.2, 1.5), (0.5, 0.75), (1.2, 1.5), what="move per action"),
+        "friction": ratio("physics", (0.0, 3.0), (0.0, 0.5), (1.5, 3.0), what="friction between disc and block"),
+        "drag": ratio("physics", (0.2, 5.0), (0.3, 0.6), (2.0, 4.0), what="resistance of the table to the block"),
+    }
 
     def __init__(
         self,
@@ -89,20 +104,21 @@ class PushT(GoalEnv):
         super().__init__(size, renderer, render_mode)
         if rule not in ("pose", "coverage"):
             raise ValueError(f"rule is {rule!r}, but must be one of pose, coverage.")
-        if not 0 < max_move <= 0.1:
-            raise ValueError(f"max_move is {max_move}, but must be in (0, 0.1] arena sides: faster discs sink in.")
-        self.rule, self.max_move = rule, max_move
+        check_move(max_move)
+        self.rule = rule
+        self.max_move = self._given_move = max_move
         self.model = mujoco.MjModel.from_xml_path(str(MODEL_FILE))
         self._data = mujoco.MjData(self.model)
         self._scratch = mujoco.MjData(self.model)  # poses pictures and simulated branches
         self._canvas = Canvas(self.size, centre=(0.5, 0.5), half_extent=0.5, colour=FLOOR)
-        self._camera = Camera(self.model, self.size, "top") if renderer == "camera" else None
+        self._built = self.model.geom_friction.copy(), self.model.dof_damping.copy()
+        self._camera = Camera(copy.copy(self.model), self.size, "top") if renderer == "camera" else None
         self.set_state(self.home_state)
 
     @property
     def settings(self) -> dict[str, Any]:
         """What `envs.make("push_t", ...)` needs to build this environment again."""
-        return super().settings | {"rule": self.rule, "max_move": self.max_move}
+        return super().settings | {"rule": self.rule, "max_move": self._given_move}
 
     @property
     def state(self) -> Array:
@@ -176,6 +192,18 @@ class PushT(GoalEnv):
         if self._camera is not None:
             self._camera.close()
 
+    def _apply_variation(self) -> None:
+        self.max_move = self._given_move * self._number("speed")
+        check_move(self.max_move)
+        friction, damping = self._built
+        self.model.geom_friction[:] = friction * self._number("friction")
+        self.model.dof_damping[:] = damping * self._number("drag")
+        self._canvas = Canvas(self.size, centre=(0.5, 0.5), half_extent=0.5, colour=self._colour("floor"))
+        if self._camera is not None:
+            geoms = {"floor": ("floor",), "block": ("bar", "stem"), "agent": ("agent",)}
+            colours = {g: self._colour(name) for name in geoms.keys() & self.variation for g in geoms[name]}
+            self._camera.restyle(colours, {"agent": self._number("agent_size")})
+
     def _velocity(self, action: Array) -> Array:
         return action * (self.max_move / self.control_dt)
 
@@ -224,13 +252,21 @@ class PushT(GoalEnv):
         stem_2 = stem_2 + turn([0.0, half_bar / 2], angle)
         self._rectangle(image_YXC, stem_2, (half_stem_x, half_stem_y + half_bar / 2), angle)
         self._rectangle(image_YXC, bar_2, tuple(HALVES_R2[0]), angle)
-        self._canvas.disc(image_YXC, (float(state_S[0]), float(state_S[1])), RADIUS, AGENT)
+        centre, radius = (float(state_S[0]), float(state_S[1])), RADIUS * self._number("agent_size")
+        self._canvas.disc(image_YXC, centre, radius, self._colour("agent"))
         return image_YXC
 
     def _rectangle(
         self, image_YXC: NDArray[np.uint8], centre_2: Array, half_size: tuple[float, float], angle: float
     ) -> None:
-        self._canvas.rectangle(image_YXC, (float(centre_2[0]), float(centre_2[1])), half_size, BLOCK, angle)
+        centre = float(centre_2[0]), float(centre_2[1])
+        self._canvas.rectangle(image_YXC, centre, half_size, self._colour("block"), angle)
 
     def _renderer_name(self) -> str:
         return self.renderer if self._camera is None else f"{self.renderer} on {self._camera.driver()}"
+
+
+def check_move(max_move: float) -> None:
+    """Raise ValueError for a disc so fast that it would sink into solids."""
+    if not 0 < max_move <= 0.1:
+        raise ValueError(f"max_move is {max_move}, but must be in (0, 0.1] arena sides: faster discs sink in.")

@@ -1,7 +1,8 @@
 """Reacher: a damped two-link arm in the plane, moved by joint torques, that must take a pose seen in a picture."""
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -11,7 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from envs.camera import Camera, load_mujoco
 from envs.goal_env import GoalEnv, wrap_angle
 from envs.painter import Canvas
+from envs.picture_factors import PICTURE_FACTORS, TEXTURE
 from envs.policies import CorrelatedRandom, Noisy, Policy, UniformRandom, check_policy, clip_action
+from envs.variation import Factor, colour, ratio
 
 mujoco: Any = load_mujoco()
 
@@ -70,6 +73,17 @@ class Reacher(GoalEnv):
     control_dt = 0.02
     success_distance = 0.05
     home_state: ClassVar[tuple[float, ...]] = (0.5, 1.0, 0.0, 0.0)
+    factors: ClassVar[Mapping[str, Factor]] = {
+        **PICTURE_FACTORS,
+        "texture": TEXTURE,
+        "floor": colour(FLOOR, (130, 160, 130), (180, 210, 180), "floor"),
+        "upper_arm": colour(UPPER_ARM, (120, 20, 90), (180, 70, 150), "upper arm"),
+        "forearm": colour(FOREARM, (20, 110, 80), (90, 180, 140), "forearm"),
+        "tip": colour(TIP, (20, 20, 20), (70, 90, 90), "disc at the tip"),
+        "thickness": ratio("picture", (0.3, 3.0), (0.6, 0.75), (1.3, 1.6), what="drawn radius of links and discs"),
+        "torque": ratio("physics", (0.3, 1.25), (0.6, 0.75), (1.15, 1.25), what="torque of an action"),
+        "damping": ratio("physics", (0.9, 4.0), (1.5, 2.5), what="damping of the joints"),
+    }
 
     def __init__(
         self,
@@ -88,8 +102,9 @@ class Reacher(GoalEnv):
         self.model = mujoco.MjModel.from_xml_path(str(MODEL_FILE))
         self._data = mujoco.MjData(self.model)
         self._scratch = mujoco.MjData(self.model)  # poses pictures and simulated branches
+        self._built = self.model.actuator_gear.copy(), self.model.dof_damping.copy()
+        self._camera = Camera(copy.copy(self.model), self.size, *views) if renderer == "camera" else None
         self._canvas = Canvas(self.size, centre=(0.0, 0.0), half_extent=VIEW, colour=FLOOR)
-        self._camera = Camera(self.model, self.size, *views) if renderer == "camera" else None
         self.set_state(self.home_state)
 
     @property
@@ -169,6 +184,16 @@ class Reacher(GoalEnv):
     def _draw_state(self, rng: np.random.Generator) -> Array:
         return draw_pose(rng)
 
+    def _apply_variation(self) -> None:
+        gear, damping = self._built
+        self.model.actuator_gear[:] = gear * self._number("torque")
+        self.model.dof_damping[:] = damping * self._number("damping")
+        self._canvas = Canvas(self.size, centre=(0.0, 0.0), half_extent=VIEW, colour=self._colour("floor"))
+        if self._camera is not None:
+            coloured = self.variation.keys() & {"floor", "upper_arm", "forearm", "tip"}
+            radii = dict.fromkeys(("upper_arm", "forearm", "hub", "tip"), self._number("thickness"))
+            self._camera.restyle({name: self._colour(name) for name in coloured}, radii)
+
     def _picture(self, state_S: Array) -> NDArray[np.uint8]:
         if self._camera is not None:
             self._scratch.qpos[:] = state_S[:2]
@@ -176,13 +201,14 @@ class Reacher(GoalEnv):
             mujoco.mj_camlight(self.model, self._scratch)
             return self._camera.picture(self._scratch)
         shoulder, elbow = float(state_S[0]), float(state_S[1])
+        thick = self._number("thickness")
         x1, y1 = LINK * math.cos(shoulder), LINK * math.sin(shoulder)
         x2, y2 = x1 + LINK * math.cos(shoulder + elbow), y1 + LINK * math.sin(shoulder + elbow)
         image_YXC = self._canvas.fresh()
-        self._canvas.capsule(image_YXC, (0.0, 0.0), (x1, y1), LINK_RADIUS, UPPER_ARM)
-        self._canvas.disc(image_YXC, (0.0, 0.0), HUB_RADIUS, HUB)
-        self._canvas.capsule(image_YXC, (x1, y1), (x2, y2), LINK_RADIUS, FOREARM)
-        self._canvas.disc(image_YXC, (x2, y2), TIP_RADIUS, TIP)
+        self._canvas.capsule(image_YXC, (0.0, 0.0), (x1, y1), thick * LINK_RADIUS, self._colour("upper_arm"))
+        self._canvas.disc(image_YXC, (0.0, 0.0), thick * HUB_RADIUS, HUB)
+        self._canvas.capsule(image_YXC, (x1, y1), (x2, y2), thick * LINK_RADIUS, self._colour("forearm"))
+        self._canvas.disc(image_YXC, (x2, y2), thick * TIP_RADIUS, self._colour("tip"))
         return image_YXC
 
     def _renderer_name(self) -> str:

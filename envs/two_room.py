@@ -1,5 +1,6 @@
 """TwoRoom: a disc in a square cut in two by a wall with a door. Straight lines to the goal end at the wall."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -7,7 +8,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from envs.goal_env import GoalEnv
 from envs.painter import Canvas
+from envs.picture_factors import PICTURE_FACTORS, TEXTURE
 from envs.policies import CorrelatedRandom, Noisy, Policy, UniformRandom, check_policy, clip_action
+from envs.variation import Factor, colour, ratio
 
 Array = NDArray[np.float64]
 
@@ -58,6 +61,15 @@ class TwoRoom(GoalEnv):
     control_dt = 0.1
     success_distance = 0.05
     home_state: ClassVar[tuple[float, ...]] = (0.25, 0.5)
+    factors: ClassVar[Mapping[str, Factor]] = {
+        **PICTURE_FACTORS,
+        "texture": TEXTURE,
+        "floor": colour(FLOOR, (130, 160, 130), (180, 210, 180), "floor"),
+        "wall": colour(WALL, (110, 60, 10), (170, 110, 60), "walls"),
+        "agent": colour(AGENT, (20, 60, 140), (80, 140, 230), "disc"),
+        "agent_size": ratio("picture", (0.3, 3.0), (0.6, 0.75), (1.3, 1.6), what="drawn radius of the disc"),
+        "speed": ratio("physics", (0.2, 2.0), (0.5, 0.75), (1.25, 1.6), what="move per action"),
+    }
 
     def __init__(
         self,
@@ -77,7 +89,8 @@ class TwoRoom(GoalEnv):
             )
         check_geometry(agent_radius, wall_thickness, door_y, door_opening, max_move)
         self.agent_radius, self.wall_thickness = agent_radius, wall_thickness
-        self.door_y, self.door_opening, self.max_move = door_y, door_opening, max_move
+        self.door_y, self.door_opening = door_y, door_opening
+        self.max_move = self._given_move = max_move
         # The centre of the disc is free in two rooms and in the door's passage between them.
         self.low, self.high = agent_radius, 1.0 - agent_radius
         self.wall_left = 0.5 - wall_thickness / 2 - agent_radius
@@ -101,8 +114,8 @@ class TwoRoom(GoalEnv):
     @property
     def settings(self) -> dict[str, Any]:
         """What `envs.make("two_room", ...)` needs to build this environment again."""
-        names = ("agent_radius", "wall_thickness", "door_y", "door_opening", "max_move")
-        return super().settings | {name: getattr(self, name) for name in names}
+        names = ("agent_radius", "wall_thickness", "door_y", "door_opening")
+        return super().settings | {name: getattr(self, name) for name in names} | {"max_move": self._given_move}
 
     @property
     def state(self) -> Array:
@@ -209,18 +222,23 @@ class TwoRoom(GoalEnv):
 
     def draw_arena(self) -> Canvas:
         """A canvas that shows the arena without the disc."""
-        canvas = Canvas(self.size, centre=(0.5, 0.5), half_extent=0.5, colour=FLOOR)
+        canvas = Canvas(self.size, centre=(0.5, 0.5), half_extent=0.5, colour=self._colour("floor"))
         for low, high in (
             (0.0, self.door_y - self.door_opening / 2),
             (self.door_y + self.door_opening / 2, 1.0),
         ):
             centre, half_size = (0.5, (low + high) / 2), (self.wall_thickness / 2, (high - low) / 2)
-            canvas.rectangle(canvas.background_YXC, centre, half_size, WALL)
+            canvas.rectangle(canvas.background_YXC, centre, half_size, self._colour("wall"))
         return canvas
+
+    def _apply_variation(self) -> None:
+        self.max_move = self._given_move * self._number("speed")
+        self._canvas = self.draw_arena()
 
     def _picture(self, state_S: Array) -> NDArray[np.uint8]:
         image_YXC = self._canvas.fresh()
-        self._canvas.disc(image_YXC, (float(state_S[0]), float(state_S[1])), self.agent_radius, AGENT)
+        centre, radius = (float(state_S[0]), float(state_S[1])), self.agent_radius * self._number("agent_size")
+        self._canvas.disc(image_YXC, centre, radius, self._colour("agent"))
         return image_YXC
 
 

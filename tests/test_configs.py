@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from task_rows import needs
 
 import envs
 from lewm import config, pipeline
@@ -12,8 +13,10 @@ from lewm.checkpoint import load
 from lewm.evaluate.methods import PlanConfig
 from lewm.planning.agent import Agent
 
+RUNS = [pytest.param(name, marks=needs(config.load(name).task)) for name in sorted(config.shipped())]
 
-@pytest.mark.parametrize("name", sorted(config.shipped()))
+
+@pytest.mark.parametrize("name", RUNS)
 def test_every_shipped_run_works_from_recording_to_action(name: str, tmp_path: Path) -> None:
     run = config.load(name)
     steps = (run.train.frames - 1) * run.model.frame_skip + 1

@@ -9,11 +9,12 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from task_rows import task_rows
 
 import envs
 from envs import GoalEnv
 
-NAMES = list(envs.TASKS)
+NAMES = task_rows()
 
 
 @pytest.fixture(params=NAMES)
@@ -43,14 +44,15 @@ def test_gymnasium_make_truncates(name: str) -> None:
     task = envs.TASKS[name]
     env = gymnasium.make(task.id, size=32)
     env.reset(seed=0)
-    flags = [env.step(np.zeros(2, np.float32))[2:4] for _ in range(task.max_episode_steps)]
+    still = np.zeros(env.action_space.shape, np.float32)
+    flags = [env.step(still)[2:4] for _ in range(task.max_episode_steps)]
     assert flags[-1] == (False, True)
     assert set(flags[:-1]) == {(False, False)}
 
 
-def test_make_by_name_and_id_is_the_same_task() -> None:
-    for name, task in envs.TASKS.items():
-        assert type(envs.make(name)) is type(envs.make(task.id))
+@pytest.mark.parametrize("name", NAMES)
+def test_make_by_name_and_id_is_the_same_task(name: str) -> None:
+    assert type(envs.make(name)) is type(envs.make(envs.TASKS[name].id))
 
 
 def test_importing_envs_loads_no_simulator_and_no_torch() -> None:
@@ -97,7 +99,7 @@ def test_state_and_pixels_are_copies(env: GoalEnv) -> None:
     pixels[:] = 0
     assert np.array_equal(env.state, before)
     assert env.render().any()
-    assert env.step(np.zeros(2))[-1]["goal_state"].any()
+    assert env.step(np.zeros(env.action_space.shape))[-1]["goal_state"].any()
 
 
 def test_questions_do_not_disturb_the_episode(env: GoalEnv) -> None:
@@ -146,7 +148,8 @@ def test_simulate_of_a_sequence_does_not_depend_on_its_company(env: GoalEnv) -> 
 
 def test_actions_are_clipped(env: GoalEnv) -> None:
     start = random_states(env, 1)[0]
-    wild = np.array([[[40.0, -7.0]] * 5, [[1.0, -1.0]] * 5])
+    edge_A = np.where(np.arange(len(env.action_names)) % 2, -1.0, 1.0)
+    wild = np.stack([np.tile(edge_A * np.linspace(7.0, 40.0, len(edge_A)), (5, 1)), np.tile(edge_A, (5, 1))])
     states_NTS = env.simulate(start, wild)
     assert np.array_equal(states_NTS[0], states_NTS[1])
 
@@ -177,12 +180,12 @@ def test_reward_and_info_follow_success(env: GoalEnv) -> None:
     home = list(env.home_state)
     _, info = env.reset(options={"state": home, "goal_state": home})
     assert info["is_success"] is True
-    _, reward, terminated, truncated, info = env.step(np.zeros(2))
+    _, reward, terminated, truncated, info = env.step(np.zeros(env.action_space.shape))
     assert (reward, terminated, truncated, info["is_success"]) == (1.0, False, False, True)
     far = random_states(env, 1, seed=9)[0]
     _, info = env.reset(options={"state": home, "goal_state": far})
     assert np.array_equal(info["state"], home) and np.array_equal(info["goal_state"], far)
-    assert info["is_success"] is False and env.step(np.zeros(2))[1] == 0.0
+    assert info["is_success"] is False and env.step(np.zeros(env.action_space.shape))[1] == 0.0
 
 
 def test_drawn_goals_are_not_solved_at_the_start(env: GoalEnv) -> None:
@@ -231,7 +234,8 @@ def test_bad_states(env: GoalEnv) -> None:
     before = env.state
     nan = np.array(env.home_state)
     nan[1] = np.nan
-    for call in (env.set_state, env.goal_image, lambda s: env.simulate(s, np.zeros((1, 1, 2)))):
+    still_NTA = np.zeros((1, 1, *env.action_space.shape))
+    for call in (env.set_state, env.goal_image, lambda s: env.simulate(s, still_NTA)):
         with pytest.raises(ValueError, match=rf"a state has shape \({width + 1},\), but must be \({width},\)"):
             call(np.zeros(width + 1))
         with pytest.raises(ValueError, match=r"every entry must be finite"):
@@ -243,16 +247,16 @@ def test_bad_states(env: GoalEnv) -> None:
 
 def test_bad_actions(env: GoalEnv) -> None:
     env.reset(seed=0)
-    before = env.state
+    before, width = env.state, len(env.action_names)
     for call in (env.step, env.advance):
-        with pytest.raises(ValueError, match=r"an action has shape \(3,\), but must be \(2,\)"):
-            call(np.zeros(3))
+        with pytest.raises(ValueError, match=rf"an action has shape \({width + 1},\), but must be \({width},\)"):
+            call(np.zeros(width + 1))
         with pytest.raises(ValueError, match=r"NaN or infinite"):
-            call(np.array([0.0, np.nan]))
-    with pytest.raises(ValueError, match=r"an action has shape \(5, 2\), but must be \(N, T, 2\)"):
-        env.simulate(before, np.zeros((5, 2)))
+            call(np.array([0.0] * (width - 1) + [np.nan]))
+    with pytest.raises(ValueError, match=rf"an action has shape \(5, {width}\), but must be \(N, T, {width}\)"):
+        env.simulate(before, np.zeros((5, width)))
     with pytest.raises(ValueError, match=r"NaN or infinite"):
-        env.simulate(before, np.full((1, 1, 2), np.inf))
+        env.simulate(before, np.full((1, 1, width), np.inf))
     assert np.array_equal(env.state, before)
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from task_rows import PACKAGES
 
 import envs
 from envs.painter import Canvas
@@ -81,7 +82,7 @@ def test_the_background_is_never_painted_on(canvas: Canvas) -> None:
     assert not canvas.fresh().any()
 
 
-@pytest.mark.parametrize("task", list(envs.TASKS))
+@pytest.mark.parametrize("task", [task for task in envs.TASKS if task not in PACKAGES])
 def test_a_tenth_of_a_pixel_is_visible(task: str) -> None:
     env = envs.make(task, size=64)
     # the tip of Reacher's straight arm is 0.24 m = 28.4 px from the shoulder

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from task_rows import task_class, task_row, task_rows
 
 import envs
 from envs.policies import OrnsteinUhlenbeck
 
-ROWS = [(task, name) for task in envs.TASKS for name in envs.make(task).policies]
+ROWS = [task_row(task, name) for task in envs.TASKS for name in task_class(task).policies]
 
 
 def rollout(task: str, name: str, noise: float, seed: int, steps: int = 60) -> np.ndarray:
@@ -43,13 +44,13 @@ def test_a_used_policy_forgets_at_reset(task: str, name: str) -> None:
     assert np.array_equal(*runs)
 
 
-@pytest.mark.parametrize("task", list(envs.TASKS))
+@pytest.mark.parametrize("task", task_rows())
 def test_noise_disturbs_the_expert(task: str) -> None:
     quiet, noisy = rollout(task, "expert", 0.0, seed=1), rollout(task, "expert", 0.4, seed=1)
     assert 0.1 < np.abs(quiet - noisy).mean() < 1.5
 
 
-@pytest.mark.parametrize("task", list(envs.TASKS))
+@pytest.mark.parametrize("task", task_rows())
 def test_bad_policies(task: str) -> None:
     env = envs.make(task)
     with pytest.raises(ValueError, match=r"unknown policy 'export', did you mean 'expert'\?; this task's policies are"):
