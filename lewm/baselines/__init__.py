@@ -5,12 +5,16 @@ from typing import Any
 
 from lewm.baselines.oracle import OracleConfig, OraclePolicy
 from lewm.baselines.random import RandomConfig, RandomPolicy
+from lewm.baselines.replay import ReplayConfig, ReplayPolicy
+from lewm.baselines.zero import ZeroConfig, ZeroPolicy
 from lewm.planning.policy import Policy
 
-BaselineConfig = RandomConfig | OracleConfig
+BaselineConfig = RandomConfig | OracleConfig | ReplayConfig | ZeroConfig
 
 BASELINES: Mapping[str, Callable[[Any, int], Policy]] = {
     "random": RandomPolicy,
     "oracle": OraclePolicy,
+    "replay": ReplayPolicy,
+    "zero": ZeroPolicy,
 }
 """Kind of method to (config, seed) -> policy."""

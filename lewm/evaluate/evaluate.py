@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,9 +12,10 @@ import torch
 import envs
 from lewm import __version__
 from lewm.baselines import OracleConfig, RandomConfig
+from lewm.baselines.replay import ReplayConfig
 from lewm.checkpoint import Checkpoint
 from lewm.data.store import Store, split_episodes
-from lewm.evaluate.manifest import GoalSet, Manifest, load_manifest, make_manifest, save_manifest
+from lewm.evaluate.manifest import GoalSet, Manifest, is_recorded, load_manifest, make_manifest, save_manifest
 from lewm.evaluate.methods import LearnedConfig, MethodConfig, PlanConfig, labels, make_policy, within_budget
 from lewm.evaluate.results import ResultRow
 from lewm.evaluate.runner import Outcome, run_manifest
@@ -83,6 +85,14 @@ def with_baselines(methods: Sequence[MethodConfig]) -> tuple[MethodConfig, ...]:
     return (*methods, *(baseline for baseline in (RandomConfig(), OracleConfig()) if baseline.kind not in kinds))
 
 
+def applicable(methods: Sequence[MethodConfig], manifest: Manifest) -> list[MethodConfig]:
+    """The methods without the replay where nothing recorded leads to the goals.
+
+    Raises ValueError for a replay on a manifest too old to tell.
+    """
+    return [method for method in methods if not isinstance(method, ReplayConfig) or is_recorded(manifest)]
+
+
 def _key(method: MethodConfig, manifest: Manifest, checkpoint: Checkpoint | None, seed: int) -> str:
     """What an outcome depends on; a log written for anything else is not continued."""
     weights = ""
@@ -104,8 +114,11 @@ def evaluate(
     """Run every method on every manifest; outcomes are logged in `out` as they come and reused by the next call."""
     results = []
     methods = [within_budget(method, checkpoint, config.threads, quiet) for method in with_baselines(config.methods)]
-    for manifest in manifests:
-        for method in methods:
+    rows = [(manifest, applicable(methods, manifest)) for manifest in manifests]
+    for manifest, fitting in rows:
+        if len(fitting) < len(methods) and not quiet:
+            print(f"{manifest.goals.name}: no replay, nothing recorded leads to goals elsewhere", file=sys.stderr)
+        for method in fitting:
             policy = make_policy(method, checkpoint, config.seed)
             log = out / "outcomes" / f"{manifest.goals.name}.{method.name}.jsonl"
             with Stage(f"{manifest.goals.name} {method.name}", len(manifest.problems), "goals", quiet) as stage:

@@ -62,6 +62,8 @@ class Problem:
     """Recorded states just before the start, oldest first."""
     distance: float
     """The task's own distance from start to goal."""
+    actions: tuple[tuple[float, ...], ...] = ()
+    """Recorded actions from the start to the goal; empty for goals from elsewhere, and in older manifests."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,21 @@ def save_manifest(manifest: Manifest, path: Path) -> None:
 def load_manifest(path: Path) -> Manifest:
     """Read a manifest; raises ValueError naming the file and the key that does not fit."""
     return build(Manifest, read_json(path), str(path))
+
+
+def is_recorded(manifest: Manifest) -> bool:
+    """Whether the recording leads from every start to its goal, so that it can be replayed: not to goals elsewhere.
+
+    Raises ValueError for an older manifest, which kept no actions.
+    """
+    if manifest.goals.goal == "elsewhere":
+        return False
+    if not all(problem.actions for problem in manifest.problems):
+        raise ValueError(
+            f"goals {manifest.goals.name}: the manifest is of an older lewm and keeps no recorded actions to replay; "
+            "delete its file, so that the same pairs are drawn again with their actions, or leave out method replay"
+        )
+    return True
 
 
 def _goal_frame(
@@ -128,6 +145,7 @@ def make_manifest(goals: GoalSet, store: Store, held_out: np.ndarray, seed: int)
             solved += 1
             continue
         past = states[max(0, start - PAST_FRAMES) : start]
+        actions = store.actions(episode)[start:goal] if goal_episode == episode else store.actions(episode)[:0]
         problems.append(
             Problem(
                 *pair,
@@ -135,6 +153,7 @@ def make_manifest(goals: GoalSet, store: Store, held_out: np.ndarray, seed: int)
                 goal_state=tuple(goal_state.tolist()),
                 past_states=tuple(tuple(s) for s in past.tolist()),
                 distance=float(env.distance(start_state, goal_state)),
+                actions=tuple(tuple(a) for a in actions.tolist()),
             )
         )
         if len(problems) == goals.count:

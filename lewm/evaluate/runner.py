@@ -45,7 +45,7 @@ def run_batch(
         task.set_state(np.array(problem.start_state))
     policy.start(
         [
-            Start(index, task, np.array(p.goal_state), np.array(p.past_states))
+            Start(index, task, np.array(p.goal_state), np.array(p.past_states), np.array(p.actions))
             for index, task, p in zip(indices, tasks, problems, strict=True)
         ]
     )

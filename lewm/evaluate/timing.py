@@ -54,7 +54,8 @@ def time_plans(policy: Policy, manifest: Manifest, plans: int = 50, threads: int
             problem = manifest.problems[i % len(manifest.problems)]
             task = envs.make(manifest.task, **manifest.settings)
             task.set_state(np.array(problem.start_state))
-            policy.start([Start(i, task, np.array(problem.goal_state), np.array(problem.past_states))])
+            past, actions = np.array(problem.past_states), np.array(problem.actions)
+            policy.start([Start(i, task, np.array(problem.goal_state), past, actions)])
             pixels = task.render()[None]
             start = time.perf_counter()
             policy.act(pixels, np.ones(1, bool))

@@ -1,7 +1,7 @@
 """What an evaluation can run: the policy protocol, and our agent as one."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -23,6 +23,8 @@ class Start:
     """State to reach, (S,)."""
     past_states: np.ndarray
     """Recorded states just before the start, oldest first, (P, S)."""
+    actions: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    """Recorded actions from the start to the goal, (T, a); empty where no recording leads there."""
 
 
 class Policy(Protocol):

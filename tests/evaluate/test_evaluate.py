@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lewm.baselines import BASELINES, OracleConfig, RandomConfig
+from lewm.baselines import BASELINES, OracleConfig, RandomConfig, ReplayConfig, ZeroConfig
 from lewm.checkpoint import Checkpoint
 from lewm.data.store import Store, split_episodes
 from lewm.evaluate import evaluate as module
@@ -131,8 +131,9 @@ def test_another_goal_set_under_the_same_name_is_refused(
 
 
 def test_labels_and_policies_cover_every_kind(tiny_checkpoint: Checkpoint) -> None:
-    assert {m.kind for m in CONFIG.methods} == {"world_model", *BASELINES}
-    for method in CONFIG.methods:
+    methods = (*CONFIG.methods, ReplayConfig(), ZeroConfig())
+    assert {m.kind for m in methods} == {"world_model", *BASELINES}
+    for method in methods:
         assert asdict(labels(method))["method"] == method.name
         policy = make_policy(method, tiny_checkpoint, 0)
         assert callable(policy.act) and callable(policy.start)

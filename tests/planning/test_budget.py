@@ -198,8 +198,8 @@ def test_times_are_of_plans_with_full_history_and_a_warm_start(monkeypatch: pyte
 
     act, told = Agent.act, list[float]()
 
-    def listen(self: Agent, pixels: np.ndarray) -> np.ndarray:
-        planned, action = self.step % (self.skip * self.replan_every) == 0, act(self, pixels)
+    def listen(self: Agent, pixels: np.ndarray, proprio: np.ndarray | None = None) -> np.ndarray:
+        planned, action = self.step % (self.skip * self.replan_every) == 0, act(self, pixels, proprio)
         if planned:
             assert self.last is not None
             told.append(self.last.encode_ms + self.last.plan_ms)
