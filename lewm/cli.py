@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lewm import __version__, commands, commands_bench
+from lewm import __version__, commands, commands_bench, commands_data, commands_expert
 from lewm.cli_shared import add_device, add_json, add_run
 from lewm.memory import keep_freed_memory
 
@@ -72,13 +72,6 @@ def add_collect(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--seed", type=int, help="seed (default: the run's own)")
     sub.add_argument("--processes", type=int, default=cpu_count(), help="processes; never changes the data")
     sub.set_defaults(takes_overrides=True, needs=("out",))
-
-
-def add_inspect(sub: argparse.ArgumentParser) -> None:
-    """Looking at a store."""
-    sub.add_argument("data", type=Path, help="folder of the store")
-    sub.add_argument("--out", type=Path, metavar="PNG", help="contact sheet (default DATA/contact_sheet.png)")
-    sub.add_argument("--verify", action="store_true", help="read every value, not only sizes")
 
 
 def add_train(sub: argparse.ArgumentParser) -> None:
@@ -189,7 +182,48 @@ COMMANDS: tuple[tuple[Callable[[argparse.Namespace], None], Parser, str, str], .
         "record rollouts",
         f"Record rollouts with scripted policies into a store. {OVERRIDES}",
     ),
-    (commands.inspect, add_inspect, "what is in a store", "Print what a store holds and write a contact sheet."),
+    (
+        commands_expert.train_expert,
+        commands_expert.add_train_expert,
+        "a policy on states, for collect to record",
+        "Train a stable-baselines3 policy to reach states of a task; a killed training goes on where it was saved.",
+    ),
+    (
+        commands_data.import_,
+        commands_data.add_import,
+        "recordings in somebody else's format",
+        "Turn a recording into a store, whole or not at all; frames, actions and states must add up.",
+    ),
+    (
+        commands_data.export,
+        commands_data.add_export,
+        "a store in somebody else's format",
+        "Write a store for other tools, whole or not at all.",
+    ),
+    (
+        commands_data.merge,
+        commands_data.add_merge,
+        "several stores become one",
+        "Copy the shards of stores of one task and layout into a new store; their policies stay told apart.",
+    ),
+    (
+        commands_data.inspect,
+        commands_data.add_inspect,
+        "what is in a store",
+        "Print what a store holds and write a contact sheet.",
+    ),
+    (
+        commands_data.preview,
+        commands_data.add_preview,
+        "look at episodes",
+        "Write a contact sheet and a video of chosen episodes, with step, action and state in numbers.",
+    ),
+    (
+        commands_data.audit,
+        commands_data.add_audit,
+        "what is wrong with a recording",
+        "Check a store before training on it; a finding is good, look or bad and says what to do. Exit code 1 for bad.",
+    ),
     (
         commands.train,
         add_train,
@@ -250,7 +284,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show the full traceback of an error")
     subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
     for handler, add_options, text, detail in COMMANDS:
-        sub = subparsers.add_parser(handler.__name__.replace("_", "-"), help=text, description=detail)
+        sub = subparsers.add_parser(handler.__name__.rstrip("_").replace("_", "-"), help=text, description=detail)
         sub.set_defaults(handler=handler, takes_overrides=False, needs=())
         add_options(sub)
     import shtab

@@ -63,18 +63,6 @@ def collect(args: argparse.Namespace) -> None:
     print(describe(pipeline.record(run, args.out, args.processes)))
 
 
-def inspect(args: argparse.Namespace) -> None:
-    """Say what is in a store."""
-    from lewm.data.inspect import contact_sheet, describe
-    from lewm.data.store import Store
-
-    store = Store.open(args.data, verify=args.verify)
-    print(describe(store))
-    sheet = args.out if args.out is not None else args.data / "contact_sheet.png"
-    contact_sheet(store, sheet)
-    print(f"contact sheet {sheet}")
-
-
 def train(args: argparse.Namespace) -> None:
     """Train a world model, its cost-to-go and its proposal."""
     run = load_run(args)

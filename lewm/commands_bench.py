@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from lewm import commands_bench_data
 from lewm.cli_shared import add_device, add_json, add_run
 from lewm.commands import load_run, write_rows
 
@@ -258,6 +259,14 @@ BENCHES: tuple[
         "time and memory of every objective",
         "Forward and backward milliseconds and peak memory of every objective on random latents, as the batch, the "
         "latent width and the slices grow; SIGReg beside its formula written out.",
+    ),
+    (
+        commands_bench_data.data,
+        commands_bench_data.add_data,
+        "reading, recording and the memory of stores",
+        "Windows per second of one recording: in our store with every codec, from disk, RAM and GPU, in HDF5 as "
+        "stable-worldmodel keeps it, in Lance and as LeRobot's video, in turns; some minutes. With --recording: frames "
+        "per second by task, renderer and processes. With --memory: a store three times as large as a memory limit.",
     ),
     (
         door,

@@ -33,13 +33,17 @@ STAGES = (
     "planning",
     "baselines",
     "evaluate",
+    "expert",
     "config",
     "pipeline",
     "compare",
     "bench",
     "cli_shared",
     "commands",
+    "commands_bench_data",
     "commands_bench",
+    "commands_data",
+    "commands_expert",
     "cli",
 )
 """The story in order: a stage imports only stages before it."""
@@ -105,6 +109,7 @@ def test_the_stages_are_there() -> None:
 DRAWS = {"rand", "randn", "randint", "randperm", "multinomial", "bernoulli", "normal", "poisson"}
 IN_PLACE = {"normal_", "uniform_", "exponential_", "bernoulli_", "random_", "cauchy_", "geometric_", "log_normal_"}
 SEEDED = {
+    "lewm/data/sb3_policy.py": "actions drawn by a foreign policy, from the episode's generator, in a fork",
     "lewm/train.py": "parameters and dropout, from the seed and the step",
     "lewm/cost_to_go.py": "initial weights of the head",
     "lewm/proposal.py": "initial weights of the head",

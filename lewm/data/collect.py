@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lewm.data.codec import Codec
-from lewm.data.meta import PolicyMeta, Provenance, ShardMeta, StoreMeta
+from lewm.data.experts import Performer, make_performers, parse_policies
+from lewm.data.meta import Provenance, ShardMeta, StoreMeta
 from lewm.data.store import Store
 from lewm.data.writer import Episode, StoreWriter, shard_name, write_shard
 
@@ -38,10 +39,13 @@ class CollectConfig:
     """Number of episodes."""
     steps: int = 80
     """Environment steps per episode."""
-    policies: dict[str, float] = field(default_factory=lambda: {"expert": 1.0})
-    """Policy name -> weight: each episode draws one policy with this probability (weights are normalised)."""
+    policies: dict[str, float | dict[str, Any]] = field(default_factory=lambda: {"expert": 1.0})
+    """Policy name -> weight: each episode draws one policy with this probability (weights are normalised). A mapping
+    says more: {weight: 0.3, noise: 0.5}, with `policy` under a label of your own: {weak: {policy: expert, noise: 1}}.
+    Every task also has {policy: sb3, path: ZIP} (a trained policy; the file can run code: trust its maker) and
+    {policy: replay, path: STORE} (the actions of another recording from its start states)."""
     noise: float = 0.3
-    """Noise of the policies, in the policy's own scale; 0 is none."""
+    """Noise of the policies that give none, in the policy's own scale; 0 is none."""
     seed: int = 0
     """Seed of everything; episode e draws from (seed, e) alone."""
     codec: Codec = "raw"
@@ -53,8 +57,7 @@ class CollectConfig:
         for name in ("episodes", "steps", "shard_episodes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, it must be at least 1")
-        if not self.policies or not all(0 < weight < float("inf") for weight in self.policies.values()):
-            raise ValueError(f"policies is {self.policies}: give at least one name with a weight above 0")
+        parse_policies(self.policies)
         if not 0 <= self.noise < float("inf"):
             raise ValueError(f"noise is {self.noise}, it must be 0 or more")
         if self.seed < 0:
@@ -90,14 +93,27 @@ def collect(
     return Store.open(out)
 
 
-def record_episode(env: "GoalEnv", config: CollectConfig, number: int) -> Episode:
-    """Record episode `number`: reset, choice of policy and its noise all come from SeedSequence((seed, number))."""
+def performers_of(env: "GoalEnv", config: CollectConfig) -> list[Performer]:
+    """The policies of a recording, ready to act in `env`."""
+    return make_performers(env, parse_policies(config.policies), config.noise, config.steps)
+
+
+def record_episode(env: "GoalEnv", config: CollectConfig, number: int, performers: Sequence[Performer]) -> Episode:
+    """Record episode `number`: reset, choice of policy and its noise all come from SeedSequence((seed, number)).
+
+    A replayed episode takes the recorded seed, and the recorded start state where that seed does not give it.
+    """
     reset, choice, noise = np.random.SeedSequence((config.seed, number)).spawn(3)
     seed = int(reset.generate_state(1)[0])
-    names, weights = list(config.policies), np.array(list(config.policies.values()))
-    which = int(np.random.default_rng(choice).choice(len(names), p=weights / weights.sum()))
-    policy = env.make_policy(names[which], config.noise)
+    weights = np.array([performer.meta.weight for performer in performers])
+    which = int(np.random.default_rng(choice).choice(len(performers), p=weights / weights.sum()))
+    policy, start = performers[which].begin(number)
+    seed = seed if start is None else start.seed
     frame, _ = env.reset(seed=seed)
+    # Only the seed gives the start in full precision, without which a replay drifts from the recording.
+    if start is not None and not np.array_equal(env.state.astype(np.float32), start.state_S):
+        env.set_state(start.state_S)
+        frame = env.render()
     space = _action_space(env)
     pixels = np.empty((config.steps + 1, *frame.shape), np.uint8)
     actions = np.empty((config.steps, *space.shape), np.float32)
@@ -160,8 +176,9 @@ def _record_shard(
 def _record(
     env: "GoalEnv", config: CollectConfig, first: int, stop: int, count: Callable[[int], None] | None
 ) -> Iterator[Episode]:
+    performers = performers_of(env, config)
     for number in range(first, stop):
-        yield record_episode(env, config, number)
+        yield record_episode(env, config, number, performers)
         if count:
             count(1)
 
@@ -194,10 +211,8 @@ def _counter(progress: Progress | None, recorded: int, total: int) -> Callable[[
 def _describe(config: CollectConfig, task: str, env: "GoalEnv") -> StoreMeta:
     space = _action_space(env)
     y, x, c = np.shape(env.render())
-    for name in config.policies:
-        env.make_policy(name, config.noise)  # an unknown name is refused before anything is recorded
     provenance = Provenance(
-        policies=tuple(PolicyMeta(name, float(weight), config.noise) for name, weight in config.policies.items()),
+        policies=tuple(performer.meta for performer in performers_of(env, config)),
         seed=config.seed,
         episodes=config.episodes,
         steps=config.steps,

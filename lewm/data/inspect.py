@@ -30,7 +30,7 @@ def contact_sheet(
 
     if frames < 1:
         raise ValueError(f"frames is {frames}, it must be at least 1")
-    ids = _spread(store.num_episodes, episodes) if isinstance(episodes, int) else [int(e) for e in episodes]
+    ids = spread(store.num_episodes, episodes) if isinstance(episodes, int) else [int(e) for e in episodes]
     if not ids:
         raise ValueError("episodes is empty: give at least one episode")
     height = max(store.meta.frame[0], 64) if size is None else size
@@ -42,6 +42,13 @@ def contact_sheet(
         raise RuntimeError(f"OpenCV could not encode a sheet of shape {sheet.shape}: ask for fewer episodes or frames")
     path.write_bytes(encoded.tobytes())
     return path
+
+
+def spread(total: int, count: int) -> list[int]:
+    """At most `count` episode ids, spread evenly over `total` episodes."""
+    if count < 1:
+        raise ValueError(f"episodes is {count}, it must be at least 1")
+    return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int)).tolist()
 
 
 def _strip(store: Store, episode: int, frames: int, height: int) -> NDArray[np.uint8]:
@@ -127,12 +134,6 @@ def _provenance(store: Store) -> list[str]:
         f"renderer   {origin.renderer or 'unknown'}",
         f"revision   {origin.git_revision or 'unknown'}",
     ]
-
-
-def _spread(total: int, count: int) -> list[int]:
-    if count < 1:
-        raise ValueError(f"episodes is {count}, it must be at least 1")
-    return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int)).tolist()
 
 
 def _settings(settings: dict[str, object]) -> str:
