@@ -1,6 +1,7 @@
 """Add-ons: terms that shape a latent space without keeping it from collapsing, usable with any objective.
 
-Straight paths, an action that can be read off two frames, slow change, and a pixel decoder that only watches.
+Straight paths, an action that can be read off two frames, slow change, a close look at what stands out, and a pixel
+decoder that only watches.
 """
 
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from lewm.distributed import sum_over_ranks
 from lewm.objectives.base import ModelView, Objective
+from lewm.objectives.fovea import Fovea, FoveaConfig
 from lewm.objectives.losses import Losses, full_precision
 from lewm.objectives.reconstruction import Decoder, DecoderConfig, pixel_loss
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 STANDSTILL = 1e-6
 """Velocities no longer than this have no direction."""
+TERMS = ("straightening", "inverse_dynamics", "time_similarity", "fovea", "decoder")
+"""What can be added; each is a weight of `AddOnsConfig` and a term of the losses."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,10 @@ class AddOnsConfig:
     """Hidden width of the network that reads actions."""
     time_similarity: float = 0.0
     """Weight of the squared distance between consecutive frames (PLDM: 0.1 to 0.7)."""
+    fovea: float = 0.0
+    """Weight of a close look at the thing that stands out (0.3 to 3): how it lies, which positions crowd out."""
+    fovea_shape: FoveaConfig = field(default_factory=FoveaConfig)
+    """What is looked at, and what draws it."""
     decoder: float = 0.0
     """Weight of a pixel decoder's error on the encoded frames."""
     decoder_detached: bool = True
@@ -44,7 +52,7 @@ class AddOnsConfig:
     """Architecture of the decoder."""
 
     def __post_init__(self) -> None:
-        for name in ("straightening", "inverse_dynamics", "time_similarity", "decoder"):
+        for name in TERMS:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"add-on {name} has weight {getattr(self, name)}; it must be 0 (off) or more")
         if self.hidden < 1:
@@ -53,7 +61,7 @@ class AddOnsConfig:
     @property
     def on(self) -> bool:
         """Whether anything is added."""
-        return any((self.straightening, self.inverse_dynamics, self.time_similarity, self.decoder))
+        return any(getattr(self, name) for name in TERMS)
 
 
 def time_similarity(latent_BTKD: Tensor) -> Tensor:
@@ -130,6 +138,7 @@ class AddOns(Objective):
         super().__init__()
         self.inner, self.config = inner, config
         self.action_head = InverseDynamics(model, config.hidden) if config.inverse_dynamics else None
+        self.fovea = Fovea(config.fovea_shape, model) if config.fovea else None
         self.decoder = Decoder(config.decoder_shape, model) if config.decoder else None
 
     def forward(
@@ -161,6 +170,8 @@ class AddOns(Objective):
             terms["inverse_dynamics"] = self.action_head.loss(latent_BTKD, batch)
         if self.config.time_similarity:
             terms["time_similarity"] = time_similarity(latent_BTKD)
+        if self.fovea is not None:
+            terms["fovea"] = self.fovea.loss(latent_BTKD, batch)
         if self.decoder is not None:
             seen = latent_BTKD.detach() if self.config.decoder_detached else latent_BTKD
             terms["decoder"] = pixel_loss(self.decoder(seen), self.decoder.target(batch))

@@ -19,6 +19,10 @@ class FrameFacts(Protocol):
     def size(self) -> int:
         """Height and width in pixels."""
 
+    @property
+    def channels(self) -> int:
+        """Channels of one frame, three per camera."""
+
 
 class ModelView(Protocol):
     """What an objective may use of the world model it is built for."""
