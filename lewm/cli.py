@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lewm import __version__, commands, commands_bench, commands_data, commands_expert
+from lewm import __version__, commands, commands_bench, commands_data, commands_expert, commands_study
 from lewm.cli_shared import add_device, add_json, add_run
 from lewm.memory import keep_freed_memory
 
@@ -255,6 +255,13 @@ COMMANDS: tuple[tuple[Callable[[argparse.Namespace], None], Parser, str, str], .
         commands_bench.add_bench,
         "speed: of a plan, of every objective, success against milliseconds",
         "Side by side, alternating, with threads pinned and stated. Each prints a table; --json FILE writes the rows.",
+    ),
+    (
+        commands_study.study,
+        commands_study.add_study,
+        "what the model knows: probes, surprise, straightness, ranking, rollout",
+        "Physical understanding of a trained model on held-out episodes. Each study prints a table and writes a plot "
+        "and its rows.",
     ),
     (
         commands.compare,

@@ -110,7 +110,17 @@ def mlp_probe_r2(
 ) -> Tensor:
     """R2 per target of a small MLP fitted on one set and scored on another: what a latent holds in a curved way.
 
-    Inputs and targets are standardised by the fit set; constant targets give NaN.
+    Constant targets give NaN. See `fit_mlp`.
+    """
+    return r2_score(fit_mlp(fit_ND, fit_NS, steps, width, seed)(test_ND), test_NS)
+
+
+def fit_mlp(
+    fit_ND: Tensor, fit_NS: Tensor, steps: int = 300, width: int = 128, seed: int = 0, batch: int | None = None
+) -> Callable[[Tensor], Tensor]:
+    """Fit a small MLP and return it as a function features_MD -> found_MS.
+
+    Inputs and targets are standardised by the fit set. batch: samples of a step; None takes all in every step.
     """
     generator = torch.Generator().manual_seed(seed)
     mean, std = fit_ND.mean(0), fit_ND.std(0).clamp(min=1e-6)
@@ -127,12 +137,18 @@ def mlp_probe_r2(
     features, target = (fit_ND - mean) / std, (fit_NS - centre) / scale
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / steps)
-        loss = (net(features) - target).square().mean()
+        rows = slice(None) if batch is None else torch.randint(len(fit_ND), (batch,), generator=generator)
+        loss = (net(features[rows]) - target[rows]).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    with torch.no_grad():
-        return r2_score(net((test_ND - mean) / std) * scale + centre, test_NS)
+
+    @torch.no_grad()
+    def found(features_MD: Tensor) -> Tensor:
+        read_MS: Tensor = net((features_MD - mean) / std) * scale + centre
+        return read_MS
+
+    return found
 
 
 @torch.no_grad()

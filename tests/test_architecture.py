@@ -38,12 +38,14 @@ STAGES = (
     "pipeline",
     "compare",
     "bench",
+    "study",
     "cli_shared",
     "commands",
     "commands_bench_data",
     "commands_bench",
     "commands_data",
     "commands_expert",
+    "commands_study",
     "cli",
 )
 """The story in order: a stage imports only stages before it."""
