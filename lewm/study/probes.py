@@ -159,25 +159,22 @@ def score(
 
 
 def plot(probed: Probed, path: Path) -> None:
-    """Every factor's R2 with its interval: colour is what was read, full dots are MLPs and hollow ones linear."""
+    """Every factor's R2 with its interval: colour is what was read, full dots are MLPs and hollow ones linear.
+
+    The axis is logarithmic in what is left unexplained, so that 0.9, 0.99 and 0.999 lie apart.
+    """
     factors = list(dict.fromkeys(row.factor for row in probed.rows))
-    figure = canvas(7.5, 1.6 + 0.55 * len(factors))
+    figure = canvas(8.0, 1.7 + 0.55 * len(factors))
     axes = figure.add_subplot()
-    shift = {
-        (name, probe): (-0.3 + 0.24 * i + 0.1 * (probe == MLP))
-        for i, name in enumerate(COLOURS)
-        for probe in (LINEAR, MLP)
-    }
-    for (name, probe), up in shift.items():
-        line = [row for row in probed.rows if (row.features, row.probe) == (name, probe)]
-        height = [factors.index(row.factor) + up for row in line]
-        dots(axes, [row.r2 for row in line], height, COLOURS[name], f"{name}, {probe}", filled=probe == MLP)
-    lowest = min((row.r2.low for row in probed.rows if row.r2 is not None), default=0.0)
-    axes.set(
-        xlabel="R2 on held-out episodes (1 is perfect, 0 knows only the mean)",
-        xlim=(max(-1.0, min(-0.05, lowest - 0.05)), 1.03),
-    )
-    axes.axvline(1, color="0.8", linewidth=0.8, zorder=0)
+    for i, name in enumerate(COLOURS):
+        for probe in (LINEAR, MLP):
+            line = [row for row in probed.rows if (row.features, row.probe) == (name, probe)]
+            height = [factors.index(row.factor) - 0.3 + 0.24 * i + 0.1 * (probe == MLP) for row in line]
+            left = [unexplained(row.r2) for row in line]
+            dots(axes, left, height, COLOURS[name], f"{name}, {probe}", filled=probe == MLP)
+    axes.set(xscale="log", xlim=(1.15 * WORST, 0.8 * BEST), xlabel="R2 on held-out episodes")
+    axes.set_xticks([1 - mark for mark in MARKS], [f"{mark:g}" for mark in MARKS], minor=False)
+    axes.minorticks_off()
     named_rows(axes, factors)
     first = probed.rows[0]
     axes.set_title(
@@ -185,6 +182,19 @@ def plot(probed: Probed, path: Path) -> None:
     )
     figure.legend(loc="outside lower center", ncols=3, fontsize="small", frameon=False)
     save(figure, path)
+
+
+MARKS = (-1.0, 0.0, 0.5, 0.9, 0.99, 0.999, 0.9999)
+WORST, BEST = 2.0, 1e-4
+"""Unexplained shares at the edges of the figure; what lies beyond stands on them."""
+
+
+def unexplained(estimate: Estimate | None) -> Estimate | None:
+    """1 - R2, within what the figure shows."""
+    if estimate is None:
+        return None
+    low, value, high = (min(max(1 - r, BEST), WORST) for r in (estimate.high, estimate.value, estimate.low))
+    return Estimate(value, low, high, estimate.n)
 
 
 def table(probed: Probed) -> str:

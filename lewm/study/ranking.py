@@ -83,8 +83,9 @@ class RankingRow:
     rho: Estimate | None
     """Spearman's rank correlation, mean over problems: 1 the true order, 0 none."""
     true_std: float
-    """Standard deviation of the true cost over the plans of a problem, in the task's units, median over problems: where
-    it is far below the success distance, the order hardly matters."""
+    """Standard deviation of the true cost over the plans of a problem, in the task's units, median over problems."""
+    success_distance: float
+    """The task's own; where true costs differ by far less, their order hardly matters."""
 
 
 @dataclass(frozen=True)
@@ -202,26 +203,26 @@ def measure(subject: Subject, config: RankingConfig, quiet: bool = False) -> Ran
     if config.costs is None and checkpoint.cost_to_go is None:
         names = ("latent_l2",)
         notes.append("the checkpoint has no cost-to-go, so only latent_l2 is compared")
-    found = []
+    task = envs.make(meta.task, **meta.settings)
+    found: list[Candidates] = []
     with Stage("rank", len(names) * len(manifest.problems), "problems", quiet) as stage:
         for name in names:
             cost = CostConfig({name: 1.0}, config.reduce)
             agent = Agent(checkpoint, Watched(config.planner), cost, seed=config.seed, graph=False)
-            found.append(try_candidates(agent, manifest.problems, meta.task, dict(meta.settings), stage))
-    candidates = tuple(each for kinds in found for each in kinds)
+            found += try_candidates(agent, manifest.problems, task, stage)
+    task.close()
     label = f"{config.goal} {config.offset}" if config.goal != "elsewhere" else config.goal
     episode_P = np.array([problem.episode for problem in manifest.problems])
-    rows = tuple(ranking_row(subject.task, label, each, episode_P, config.seed) for each in candidates)
-    return Ranked(rows, tuple(notes), candidates)
+    near = float(task.success_distance)
+    rows = tuple(ranking_row(subject.task, label, each, episode_P, near, config.seed) for each in found)
+    return Ranked(rows, tuple(notes), tuple(found))
 
 
-def try_candidates(
-    agent: Agent, problems: Sequence[Problem], task_name: str, settings: dict[str, object], stage: Stage
-) -> list[Candidates]:
+def try_candidates(agent: Agent, problems: Sequence[Problem], task: envs.GoalEnv, stage: Stage) -> list[Candidates]:
     """The candidates of one search per problem and their cost in the simulator; the agent plans with a `Watched`."""
     assert isinstance(agent.planner, Watched)
     (name,) = agent.cost.terms
-    task, policy = envs.make(task_name, **settings), AgentPolicy(agent)
+    policy = AgentPolicy(agent)
     cost: dict[str, list[NDArray[np.float64]]] = {}
     true: dict[str, list[NDArray[np.float64]]] = {}
     iteration: dict[str, int] = {}
@@ -234,11 +235,12 @@ def try_candidates(
             cost.setdefault(kind, []).append(cost_BN[0].double().cpu().numpy())
             true.setdefault(kind, []).append(true_cost(task, problem, action_BNHA[0], agent.cost, agent.skip))
         stage.update()
-    task.close()
     return [Candidates(name, kind, iteration[kind], np.stack(cost[kind]), np.stack(true[kind])) for kind in cost]
 
 
-def ranking_row(task: str, goals: str, candidates: Candidates, episode_P: NDArray[np.int64], seed: int) -> RankingRow:
+def ranking_row(
+    task: str, goals: str, candidates: Candidates, episode_P: NDArray[np.int64], success_distance: float, seed: int
+) -> RankingRow:
     """Mean rank correlation over problems, with an interval over the episodes they start in."""
     rho_P = np.array([spearman(*pair) for pair in zip(candidates.cost_PN, candidates.true_PN, strict=True)])
     (rho,) = means(rho_P[:, None], episode_P, seed)
@@ -247,7 +249,17 @@ def ranking_row(task: str, goals: str, candidates: Candidates, episode_P: NDArra
     level = len(rho_P) - known
     spread = float(np.median(candidates.true_PN.std(1)))
     return RankingRow(
-        task, goals, candidates.cost, candidates.plans, candidates.iteration, count, known, level, rho, spread
+        task=task,
+        goals=goals,
+        cost=candidates.cost,
+        plans=candidates.plans,
+        iteration=candidates.iteration,
+        candidates=count,
+        problems=known,
+        level=level,
+        rho=rho,
+        true_std=spread,
+        success_distance=success_distance,
     )
 
 
@@ -262,7 +274,9 @@ def plot(ranked: Ranked, path: Path) -> None:
             axes.plot(candidates.cost_PN[i], candidates.true_PN[i], ".", color=f"C{i}", markersize=3, alpha=0.6)
         axes.set_title(f"{row.cost}, {row.plans}\nrho {written(row.rho, 2)}", fontsize="medium")
         axes.set(xlabel="planner's cost", ylabel="true distance" if number % len(kinds) == 0 else "")
+        axes.axhline(row.success_distance, color="0.5", linewidth=0.8, linestyle=":", label="success distance")
         axes.grid(alpha=0.3)
+    figure.axes[0].legend(fontsize="small", frameon=False)
     first = ranked.rows[0]
     figure.suptitle(
         f"{first.task}, goals {first.goals}: rank correlation over {first.problems} problems, {SHOWN} shown"
