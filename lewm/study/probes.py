@@ -184,8 +184,8 @@ def plot(probed: Probed, path: Path) -> None:
     save(figure, path)
 
 
-MARKS = (-1.0, 0.0, 0.5, 0.9, 0.99, 0.999, 0.9999)
-WORST, BEST = 2.0, 1e-4
+MARKS = (-1.0, 0.0, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999)
+WORST, BEST = 2.0, 1e-5
 """Unexplained shares at the edges of the figure; what lies beyond stands on them."""
 
 
