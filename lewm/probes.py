@@ -81,9 +81,12 @@ def state_targets(state_NS: Tensor, names: tuple[str, ...], angles: tuple[str, .
     return torch.stack(columns, 1) if columns else state_NS[:, :0], labels
 
 
-def fit_linear(fit_ND: Tensor, fit_NS: Tensor, ridge: float = 1e-3) -> tuple[Tensor, Tensor]:
-    """weight_DS and bias_S of a ridge regression, whose penalty counts for standardised features."""
-    mean_D, std_D = fit_ND.double().mean(0), fit_ND.double().std(0).clamp(min=1e-6)
+def fit_linear(fit_ND: Tensor, fit_NS: Tensor, ridge: float = 1e-3, floor: float = 1e-6) -> tuple[Tensor, Tensor]:
+    """weight_DS and bias_S of a ridge regression, whose penalty counts for standardised features.
+
+    floor: smallest spread a feature is scaled up from; one that hardly ever changes would become very large elsewhere.
+    """
+    mean_D, std_D = fit_ND.double().mean(0), fit_ND.double().std(0).clamp(min=floor)
     feature_ND = torch.cat([(fit_ND - mean_D) / std_D, torch.ones(len(fit_ND), 1, dtype=torch.float64)], 1)
     gram_DD = feature_ND.T @ feature_ND / len(feature_ND)
     gram_DD.diagonal().add_(ridge)
@@ -116,14 +119,21 @@ def mlp_probe_r2(
 
 
 def fit_mlp(
-    fit_ND: Tensor, fit_NS: Tensor, steps: int = 300, width: int = 128, seed: int = 0, batch: int | None = None
+    fit_ND: Tensor,
+    fit_NS: Tensor,
+    steps: int = 300,
+    width: int = 128,
+    seed: int = 0,
+    batch: int | None = None,
+    floor: float = 1e-6,
 ) -> Callable[[Tensor], Tensor]:
     """Fit a small MLP and return it as a function features_MD -> found_MS.
 
-    Inputs and targets are standardised by the fit set. batch: samples of a step; None takes all in every step.
+    Inputs and targets are standardised by the fit set. batch: samples of a step; None takes all in every step. floor:
+    as in `fit_linear`.
     """
     generator = torch.Generator().manual_seed(seed)
-    mean, std = fit_ND.mean(0), fit_ND.std(0).clamp(min=1e-6)
+    mean, std = fit_ND.mean(0), fit_ND.std(0).clamp(min=floor)
     centre, scale = fit_NS.mean(0), fit_NS.std(0).clamp(min=1e-6)
     sizes = (fit_ND.shape[1], width, width, fit_NS.shape[1])
     first, second, last = (skip_init(nn.Linear, a, b) for a, b in pairwise(sizes))

@@ -7,7 +7,7 @@ import torch
 from toy_models import SIZE, toy_model
 
 from lewm.data.windows import Batch
-from lewm.probes import effective_rank, linear_probe_r2, probe_model, state_targets
+from lewm.probes import effective_rank, fit_linear, fit_mlp, linear_probe_r2, probe_model, r2_score, state_targets
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -94,3 +94,22 @@ def test_health_of_a_model() -> None:
     one = model.predict(latent[:, :1], test.action_BTA[:, :1])[:, 0]
     expected = (one - latent[:, 1]).square().mean() / latent.flatten(0, 1).var(0).mean()
     torch.testing.assert_close(health.rollout_error_T[0], expected)
+
+
+def test_a_feature_that_hardly_changed_does_not_throw_the_probe_off() -> None:
+    """One sample in 500 moved it while fitting; where it moves all the time, the floor keeps its weight small."""
+    fit, test = 0.1 * draw(500, 2), 0.1 * draw(500, 2, seed=1)
+    fit[:, 1], test[:, 1] = 0, draw(500, seed=3)
+    fit[7, 1] = 1e-4
+    target, true = fit[:, :1] + 0.01 * draw(500, 1, seed=2), test[:, :1]
+    weight, bias = fit_linear(fit, target, floor=0.05)
+    assert r2_score(test @ weight + bias, true)[0] > 0.95
+    weight, bias = fit_linear(fit, target)
+    assert r2_score(test @ weight + bias, true)[0] < 0
+
+
+def test_an_mlp_fitted_in_batches_finds_what_is_bent() -> None:
+    latent = draw(3000, 3)
+    target = (latent[:, :1] * latent[:, 1:2]).tanh()
+    found = fit_mlp(latent[:2000], target[:2000], steps=400, batch=256)(latent[2000:])
+    assert r2_score(found, target[2000:])[0] > 0.9

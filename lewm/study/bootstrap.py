@@ -114,6 +114,7 @@ def auroc(
     """Probability that a score of the first kind exceeds one of the second, ties counting one half.
 
     The two kinds come from the same episodes, and an episode that is drawn again brings its scores of both kinds.
+    Copies of an episode are not compared with each other: pairs within an episode keep their share in every resample.
     Raises ValueError when a kind has no score.
     """
     if not len(high_N) or not len(low_M):
@@ -123,10 +124,18 @@ def auroc(
     won_NM = (high_N[:, None] > low_M).astype(np.float64) + 0.5 * (high_N[:, None] == low_M)
     won_EE = by_episode(by_episode(won_NM, high_number_N, episodes).T, low_number_M, episodes).T
     high_E, low_E = (np.bincount(part, minlength=episodes) for part in (high_number_N, low_number_M))
+    pairs_EE = np.outer(high_E, low_E).astype(np.float64)
+    share = float(pairs_EE.trace() / pairs_EE.sum())
+
+    def across(count_RE: Array, each_EE: Array) -> Array:
+        across_R: Array = ((count_RE @ (each_EE - np.diag(each_EE.diagonal()))) * count_RE).sum(1)
+        return across_R
 
     def statistic(count_RE: Array) -> Array:
-        won_R = ((count_RE @ won_EE) * count_RE).sum(1)
-        return _ratio(won_R, (count_RE @ high_E) * (count_RE @ low_E))[:, None]
+        within_R = _ratio(count_RE @ won_EE.diagonal(), count_RE @ pairs_EE.diagonal())
+        across_R = _ratio(across(count_RE, won_EE), across(count_RE, pairs_EE))
+        within_R, across_R = (np.where(np.isnan(x), y, x) for x, y in ((within_R, across_R), (across_R, within_R)))
+        return (share * within_R + (1 - share) * across_R)[:, None]
 
     (found,) = bootstrap(statistic, episodes, seed)
     assert found is not None

@@ -26,6 +26,9 @@ MOST_FEATURES = 2048
 """Wider latents, such as those of many tokens, are projected to so many random directions."""
 LATENT, FRESH, PICTURE = "latent", "random encoder", "pixels"
 LINEAR, MLP, HALF = "linear", "mlp", "mlp, half the episodes"
+FLOORS = {PICTURE: 0.05}
+"""Smallest spread a feature is scaled up from, where it is not nothing: a cell of the picture that hardly ever changed
+would otherwise be hundreds of its deviations away where it does."""
 COLOURS = {LATENT: "C0", FRESH: "C1", PICTURE: "0.45"}
 
 
@@ -120,9 +123,9 @@ def measure(subject: Subject, config: ProbesConfig, quiet: bool = False) -> Prob
 Reader = Callable[[Tensor], Tensor]
 
 
-def linear_reader(fit_ND: Tensor, fit_NS: Tensor) -> Reader:
+def linear_reader(fit_ND: Tensor, fit_NS: Tensor, floor: float) -> Reader:
     """A ridge regression as a function of features."""
-    weight_DS, bias_S = fit_linear(fit_ND, fit_NS)
+    weight_DS, bias_S = fit_linear(fit_ND, fit_NS, floor=floor)
     return lambda features_MD: features_MD @ weight_DS + bias_S
 
 
@@ -143,11 +146,14 @@ def score(
     with Stage("probe", len(jobs), "probes", quiet) as stage:
         for name, probe, sample in jobs:
             target_NS, _ = state_targets(sample.state_NS, names, angles)
+            floor = FLOORS.get(name, 1e-6)
             if probe == LINEAR:
-                reader = linear_reader(sample.features[name], target_NS)
+                reader = linear_reader(sample.features[name], target_NS, floor)
             else:
                 batch = min(512, len(target_NS))
-                reader = fit_mlp(sample.features[name], target_NS, config.steps, seed=config.seed, batch=batch)
+                reader = fit_mlp(
+                    sample.features[name], target_NS, config.steps, seed=config.seed, batch=batch, floor=floor
+                )
             found_NS = reader(test.features[name]).double()
             width, counts = test.features[name].shape[1], (len(target_NS), len(true_NS))
             for label, estimate in zip(

@@ -70,6 +70,15 @@ def test_auroc_of_the_same_scores_is_one_half_and_of_apart_ones_one() -> None:
     assert (apart.value, apart.low, apart.high) == (1, 1, 1)
 
 
+def test_intervals_of_few_episodes_lie_around_the_value() -> None:
+    """Scores that beat those of their own episode only: copies of an episode must not be compared with each other."""
+    low = np.arange(6.0)
+    found = auroc(low + 0.5, low, list(range(6)), list(range(6)), 0)
+    assert found.value == pytest.approx((6 + 15) / 36) and found.low <= found.value <= found.high
+    middle = np.mean([found.low, found.high])
+    assert middle == pytest.approx(found.value, abs=0.05)
+
+
 def test_the_seed_decides_the_interval_and_nothing_else() -> None:
     value = RNG.normal(size=(1000, 1))
     one, again, other = (only(means(value, EPISODE, seed)) for seed in (1, 1, 2))
