@@ -3,7 +3,7 @@
 Shapes: E episodes, R resamples, M numbers that one statistic gives.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,7 +109,7 @@ def r2(found_NM: Array, true_NM: Array, episode_N: NDArray[np.int64], seed: int)
 
 
 def auroc(
-    high_N: Array, low_M: Array, high_episode_N: Sequence[int], low_episode_M: Sequence[int], seed: int
+    high_N: Array, low_M: Array, high_episode_N: NDArray[np.int64], low_episode_M: NDArray[np.int64], seed: int
 ) -> Estimate:
     """Probability that a score of the first kind exceeds one of the second, ties counting one half.
 
@@ -119,7 +119,7 @@ def auroc(
     """
     if not len(high_N) or not len(low_M):
         raise ValueError(f"auroc: {len(high_N)} scores against {len(low_M)}; both kinds need at least one")
-    number, episodes = numbered(np.array([*high_episode_N, *low_episode_M], np.int64))
+    number, episodes = numbered(np.concatenate([high_episode_N, low_episode_M]))
     high_number_N, low_number_M = number[: len(high_N)], number[len(high_N) :]
     won_NM = (high_N[:, None] > low_M).astype(np.float64) + 0.5 * (high_N[:, None] == low_M)
     won_EE = by_episode(by_episode(won_NM, high_number_N, episodes).T, low_number_M, episodes).T

@@ -178,9 +178,11 @@ def plot(probed: Probed, path: Path) -> None:
             height = [factors.index(row.factor) - 0.3 + 0.24 * i + 0.1 * (probe == MLP) for row in line]
             left = [unexplained(row.r2) for row in line]
             dots(axes, left, height, COLOURS[name], f"{name}, {probe}", filled=probe == MLP)
-    axes.set(xscale="log", xlim=(1.15 * WORST, 0.8 * BEST), xlabel="R2 on held-out episodes")
+    best = min((share.low for row in probed.rows if (share := unexplained(row.r2))), default=1.0)
+    axes.set(xscale="log", xlabel="R2 on held-out episodes")
     axes.set_xticks([1 - mark for mark in MARKS], [f"{mark:g}" for mark in MARKS], minor=False)
     axes.minorticks_off()
+    axes.set_xlim(1.15 * WORST, min(0.08, 0.8 * best))
     named_rows(axes, factors)
     first = probed.rows[0]
     axes.set_title(

@@ -154,7 +154,8 @@ def imagine(
             )
             parts.append(tuple(x.float().cpu() for x in flat))
             stage.update(len(part))
-    return Imagined(*(torch.cat(column) for column in zip(*parts, strict=True)), windows.locate(index_N)[0])
+    rolled_NHD, seen_ND, true_NHD, state_NHS = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Imagined(rolled_NHD, seen_ND, true_NHD, state_NHS, windows.locate(index_N)[0])
 
 
 Three = tuple[Estimate | None, Estimate | None, Estimate | None]

@@ -7,6 +7,7 @@ Shapes: B clips, T frames a block apart.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -125,7 +126,7 @@ def kinds(film: Film, reason: str) -> tuple[Mapping[str, Callable[[], Filmed]], 
     events = {TELEPORT: film.teleported} | events
     colours = colour_factors(film.task)
     for name in colours:
-        events[f"{COLOUR} {name}"] = lambda name=name: film.recoloured(name)
+        events[f"{COLOUR} {name}"] = partial(film.recoloured, name)
     return events, {} if colours else {f"{COLOUR} things": "the task has no factor of variation that is a colour"}
 
 

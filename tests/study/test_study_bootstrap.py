@@ -57,23 +57,23 @@ def test_auroc_counts_pairs() -> None:
     high, low = RNG.normal(1, 1, 60), np.round(RNG.normal(0, 1, 80), 1)
     high[:20] = low[:20]
     wins = [1.0 if h > x else 0.5 if h == x else 0.0 for h in high for x in low]
-    found = auroc(high, low, RNG.integers(0, 9, 60).tolist(), RNG.integers(0, 9, 80).tolist(), 0)
+    found = auroc(high, low, RNG.integers(0, 9, 60), RNG.integers(0, 9, 80), 0)
     assert found.value == pytest.approx(np.mean(wins))
     assert found.low < found.value < found.high
 
 
 def test_auroc_of_the_same_scores_is_one_half_and_of_apart_ones_one() -> None:
     score, episode = RNG.normal(size=50), np.arange(50) // 5
-    same = auroc(score, score, episode.tolist(), episode.tolist(), 0)
+    same = auroc(score, score, episode, episode, 0)
     assert (same.value, same.n) == (0.5, 10) and same.low == pytest.approx(0.5) and same.high == pytest.approx(0.5)
-    apart = auroc(score + 100, score, episode.tolist(), episode.tolist(), 0)
+    apart = auroc(score + 100, score, episode, episode, 0)
     assert (apart.value, apart.low, apart.high) == (1, 1, 1)
 
 
 def test_intervals_of_few_episodes_lie_around_the_value() -> None:
     """Scores that beat those of their own episode only: copies of an episode must not be compared with each other."""
     low = np.arange(6.0)
-    found = auroc(low + 0.5, low, list(range(6)), list(range(6)), 0)
+    found = auroc(low + 0.5, low, np.arange(6), np.arange(6), 0)
     assert found.value == pytest.approx((6 + 15) / 36) and found.low <= found.value <= found.high
     middle = np.mean([found.low, found.high])
     assert middle == pytest.approx(found.value, abs=0.05)
@@ -89,7 +89,7 @@ def test_an_interval_needs_two_episodes() -> None:
     with pytest.raises(ValueError, match="at least two held-out episodes, and there is 1: record more"):
         means(np.ones((5, 1)), np.zeros(5, np.int64), 0)
     with pytest.raises(ValueError, match="0 scores against 2"):
-        auroc(np.array([]), np.ones(2), [], [0, 1], 0)
+        auroc(np.array([]), np.ones(2), np.arange(0), np.arange(2), 0)
 
 
 def test_how_it_is_written() -> None:
