@@ -1,6 +1,7 @@
 """Every study on every task with a tiny untrained model, and what the command writes."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -198,3 +199,11 @@ def test_studies_leave_the_model_as_it_was(tiny_checkpoint: Checkpoint, tiny_sto
     for key, value in tiny_checkpoint.model.state_dict().items():
         assert torch.equal(before[key], value)
     assert not tiny_checkpoint.model.training
+
+
+def test_every_command_of_the_page_is_understood() -> None:
+    page = Path(lewm.study.__file__).parents[2] / "docs" / "understanding.md"
+    shown = re.findall(r"^    lewm (study .*)$", page.read_text(), re.MULTILINE)
+    assert {line.split()[1] for line in shown} == {*STUDIES, "all"}
+    for line in shown:
+        cli.build_parser().parse_args(line.split())
