@@ -9,7 +9,15 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lewm import __version__, commands, commands_bench, commands_data, commands_expert, commands_study
+from lewm import (
+    __version__,
+    commands,
+    commands_baselines,
+    commands_bench,
+    commands_data,
+    commands_expert,
+    commands_study,
+)
 from lewm.cli_shared import add_device, add_json, add_run
 from lewm.memory import keep_freed_memory
 
@@ -229,6 +237,13 @@ COMMANDS: tuple[tuple[Callable[[argparse.Namespace], None], Parser, str, str], .
         add_train,
         "train a world model and its cost-to-go",
         f"Train, or continue a training that was killed. Under torchrun it is data parallel. {OVERRIDES}",
+    ),
+    (
+        commands_baselines.train_baseline,
+        commands_baselines.add_train_baseline,
+        "an offline goal-conditioned policy to compare planners with",
+        "Train on the frozen latents of a checkpoint's encoder; a killed training is continued. Any setting that --keys "
+        "lists can be given, such as --width 512.",
     ),
     (
         commands.plan,

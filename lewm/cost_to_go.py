@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lewm.data.store import Store
-from lewm.heads_training import Fit, HindsightPairs, PairHead, Recorded, StepLoss, fit_head
+from lewm.heads_training import Fit, HindsightPairs, PairHead, Recorded, StepLoss, fit_head, follow
 from lewm.train import step_seed
 from lewm.world_model import WorldModel
 
@@ -136,11 +136,7 @@ def train_cost_to_go(
             head, target_head, data.draw(config.batch, config.hindsight, generator, config.nearness), config
         )
 
-    @torch.no_grad()
-    def follow() -> None:
-        for slow, fast in zip(target_head.parameters(), head.parameters(), strict=True):
-            slow.lerp_(fast, config.target_rate)
-
     fit = Fit(model, store, out, held_out, seed, quiet)
-    fit_head("cost_to_go", config, fit, 8, {"head": head, "target": target_head}, begin, follow)
+    parts = {"head": head, "target": target_head}
+    fit_head("cost_to_go", config, fit, 8, parts, begin, lambda: follow(target_head, head, config.target_rate))
     return head.eval().requires_grad_(False)

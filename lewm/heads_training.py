@@ -23,17 +23,17 @@ from lewm.train import save_atomically, step_seed
 from lewm.world_model import WorldModel
 
 
-class PairHead(nn.Module):
-    """An MLP over a frame and a goal: their standardised tokens, the difference, and `extra` further numbers."""
+class LatentHead(nn.Module):
+    """An MLP whose latents come in standardised; a subclass says which features it makes of them."""
 
     mean_D: Tensor
     std_D: Tensor
 
-    def __init__(self, features: int, width: int, layers: int, outputs: int, extra: int = 0) -> None:
+    def __init__(self, features: int, inputs: int, width: int, layers: int, outputs: int) -> None:
         super().__init__()
         self.register_buffer("mean_D", torch.zeros(features))
         self.register_buffer("std_D", torch.ones(features))
-        widths = [3 * features + extra] + [width] * layers
+        widths = [inputs] + [width] * layers
         hidden: list[nn.Module] = []
         for wide, narrow in itertools.pairwise(widths):
             hidden += [nn.Linear(wide, narrow), nn.SiLU()]
@@ -45,12 +45,38 @@ class PairHead(nn.Module):
         self.mean_D.copy_(flat.mean(0))
         self.std_D.copy_(flat.std(0).clamp(min=1e-3))
 
+    def scaled(self, latent_KD: Tensor) -> Tensor:
+        """Standardised features (..., K D) of latents (..., K, D)."""
+        return (latent_KD.flatten(-2) - self.mean_D) / self.std_D
+
+
+class PairHead(LatentHead):
+    """An MLP over a frame and a goal: their standardised tokens, the difference, and `extra` further numbers."""
+
+    def __init__(self, features: int, width: int, layers: int, outputs: int, extra: int = 0) -> None:
+        super().__init__(features, 3 * features + extra, width, layers, outputs)
+
     def pair(self, latent_KD: Tensor, goal_KD: Tensor) -> Tensor:
         """Features (..., 3 K D) of latents and goals (..., K, D), broadcast over the leading axes."""
-        z = (latent_KD.flatten(-2) - self.mean_D) / self.std_D
-        goal = (goal_KD.flatten(-2) - self.mean_D) / self.std_D
-        z, goal = torch.broadcast_tensors(z, goal)
+        z, goal = torch.broadcast_tensors(self.scaled(latent_KD), self.scaled(goal_KD))
         return torch.cat([z, goal, z - goal], -1)
+
+
+class HeadGroup(nn.ModuleDict):
+    """Heads that are fitted together, by name."""
+
+    def standardise(self, latent_FKD: Tensor) -> None:
+        """Scale the inputs of all of them by the statistics of these frames."""
+        for head in self.values():
+            assert isinstance(head, LatentHead)
+            head.standardise(latent_FKD)
+
+
+@torch.no_grad()
+def follow(slow: nn.Module, fast: nn.Module, rate: float) -> None:
+    """Move every parameter of a target head a share `rate` of the way to the head's."""
+    for behind, ahead in zip(slow.parameters(), fast.parameters(), strict=True):
+        behind.lerp_(ahead, rate)
 
 
 @torch.no_grad()
@@ -155,12 +181,12 @@ def record_latents(fit: Fit) -> Recorded:
 
 
 def _resume(
-    path: Path, parts: Mapping[str, PairHead], optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]
-) -> int:
-    """Load the state in `path`, if there is one, and return the steps it has behind it."""
+    path: Path, parts: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]
+) -> tuple[int, float]:
+    """Load the state in `path`, if there is one, and return the steps and the seconds it has behind it."""
     if not path.exists():
-        return 0
-    device = parts["head"].mean_D.device
+        return 0, 0.0
+    device = next(parts["head"].parameters()).device
     state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     for key, value in settings.items():
         if state.get("settings", {}).get(key) != value:
@@ -168,7 +194,7 @@ def _resume(
     for key, part in parts.items():
         part.load_state_dict(state[key])
     optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
+    return int(state["step"]), float(state.get("seconds", 0.0))  # states from before they were counted have none
 
 
 def fit_head(
@@ -176,23 +202,24 @@ def fit_head(
     config: FitConfig,
     fit: Fit,
     stream: int,
-    parts: Mapping[str, PairHead],
+    parts: Mapping[str, LatentHead | HeadGroup],
     begin: Callable[[Recorded], StepLoss],
     after_step: Callable[[], None] = lambda: None,
-) -> None:
+) -> float:
     """Train `parts["head"]` in place with AdamW and a cosine rate; an interrupted fit in `fit.out` is continued.
 
     name: of the state file. stream: of the random batches, see `step_seed`. parts: the modules that make up the state;
-    their inputs are standardised at step 0. Raises RuntimeError when the folder holds another fit and when the loss is
-    not finite.
+    their inputs are standardised at step 0. Returns the seconds it took, encoding and earlier stretches included, but
+    not what a kill lost. Raises RuntimeError when the folder holds another fit and when the loss is not finite.
     """
+    begun = time.monotonic()
     fit.out.mkdir(parents=True, exist_ok=True)
     path, title = fit.out / f"{name}.pt", name.replace("_", "-")
     optimizer = torch.optim.AdamW(parts["head"].parameters(), lr=config.learning_rate, weight_decay=1e-4)
     settings = {"config": asdict(config), "seed": fit.seed, "held_out": fit.held_out, "model": digest(fit.model)}
-    step = _resume(path, parts, optimizer, settings)
+    step, seconds = _resume(path, parts, optimizer, settings)
     if step == config.steps:
-        return
+        return seconds
     recorded = record_latents(fit)
     if step == 0:
         for part in parts.values():
@@ -217,4 +244,6 @@ def fit_head(
             if step == config.steps or time.monotonic() - saved > 20:
                 saved = time.monotonic()
                 state: dict[str, Any] = {key: part.state_dict() for key, part in parts.items()}
-                save_atomically(state | {"optimizer": optimizer.state_dict(), "step": step, "settings": settings}, path)
+                state |= {"optimizer": optimizer.state_dict(), "step": step, "settings": settings}
+                save_atomically(state | {"seconds": seconds + saved - begun}, path)
+    return seconds + saved - begun

@@ -137,12 +137,18 @@ def train_proposal(
 
     Raises RuntimeError when the loss is not finite.
     """
-    torch.manual_seed(step_seed(seed, 0, 9))
+    return fit_proposal(config, Fit(model, store, out, held_out, seed, quiet))[0]
+
+
+def fit_proposal(config: ProposalConfig, fit: Fit) -> tuple[Proposal, float]:
+    """As `train_proposal`, and the seconds it took, see `fit_head`."""
+    model = fit.model
+    torch.manual_seed(step_seed(fit.seed, 0, 9))
     head = Proposal(config, model.latent_dim, model.tokens, model.action_dim).to(model.device)
 
     def begin(recorded: Recorded) -> StepLoss:
         skip = model.config.frame_skip
-        actions = recorded_actions(store, recorded.episodes).to(model.device)
+        actions = recorded_actions(fit.store, recorded.episodes).to(model.device)
         data = Demonstrations(recorded, actions, skip, config.horizon)
         head.longest.fill_(recorded.lengths.max() / skip)
 
@@ -153,5 +159,5 @@ def train_proposal(
 
         return loss
 
-    fit_head("proposal", config, Fit(model, store, out, held_out, seed, quiet), 10, {"head": head}, begin)
-    return head.eval().requires_grad_(False)
+    seconds = fit_head("proposal", config, fit, 10, {"head": head}, begin)
+    return head.eval().requires_grad_(False), seconds

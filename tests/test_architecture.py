@@ -41,6 +41,7 @@ STAGES = (
     "study",
     "cli_shared",
     "commands",
+    "commands_baselines",
     "commands_bench_data",
     "commands_bench",
     "commands_data",
@@ -115,6 +116,7 @@ SEEDED = {
     "lewm/train.py": "parameters and dropout, from the seed and the step",
     "lewm/cost_to_go.py": "initial weights of the head",
     "lewm/proposal.py": "initial weights of the head",
+    "lewm/baselines/offline.py": "initial weights of the networks",
     "lewm/bench/plan.py": "fresh weights",
 }
 """Files that may seed torch's global generator, and what for."""

@@ -16,7 +16,15 @@ from lewm.baselines.replay import ReplayConfig
 from lewm.checkpoint import Checkpoint
 from lewm.data.store import Store, split_episodes
 from lewm.evaluate.manifest import GoalSet, Manifest, is_recorded, load_manifest, make_manifest, save_manifest
-from lewm.evaluate.methods import LearnedConfig, MethodConfig, PlanConfig, labels, make_policy, within_budget
+from lewm.evaluate.methods import (
+    LearnedConfig,
+    MethodConfig,
+    PlanConfig,
+    labels,
+    make_policy,
+    weight_files,
+    within_budget,
+)
 from lewm.evaluate.results import ResultRow
 from lewm.evaluate.runner import Outcome, run_manifest
 from lewm.evaluate.statistics import wilson
@@ -95,9 +103,7 @@ def applicable(methods: Sequence[MethodConfig], manifest: Manifest) -> list[Meth
 
 def _key(method: MethodConfig, manifest: Manifest, checkpoint: Checkpoint | None, seed: int) -> str:
     """What an outcome depends on; a log written for anything else is not continued."""
-    weights = ""
-    if isinstance(method, LearnedConfig) and checkpoint is not None:
-        weights = hashlib.sha256((checkpoint.path / "model.safetensors").read_bytes()).hexdigest()
+    weights = "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in weight_files(method, checkpoint))
     world = envs.make(manifest.task, **manifest.settings).renderer_fingerprint()
     parts = [__version__, world, asdict(method), asdict(manifest), weights, seed]
     text = json.dumps(parts, sort_keys=True)
@@ -115,11 +121,12 @@ def evaluate(
     results = []
     methods = [within_budget(method, checkpoint, config.threads, quiet) for method in with_baselines(config.methods)]
     rows = [(manifest, applicable(methods, manifest)) for manifest in manifests]
+    policies = {method.name: make_policy(method, checkpoint, config.seed) for method in methods}
     for manifest, fitting in rows:
         if len(fitting) < len(methods) and not quiet:
             print(f"{manifest.goals.name}: no replay, nothing recorded leads to goals elsewhere", file=sys.stderr)
         for method in fitting:
-            policy = make_policy(method, checkpoint, config.seed)
+            policy = policies[method.name]
             log = out / "outcomes" / f"{manifest.goals.name}.{method.name}.jsonl"
             with Stage(f"{manifest.goals.name} {method.name}", len(manifest.problems), "goals", quiet) as stage:
 

@@ -2,9 +2,11 @@
 
 import sys
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal, cast
 
 from lewm.baselines import BASELINES, BaselineConfig
+from lewm.baselines.offline import OfflineAgent, OfflineMethod, weights_file
 from lewm.checkpoint import Checkpoint
 from lewm.evaluate.timing import torch_threads
 from lewm.planning.agent import Agent
@@ -73,7 +75,7 @@ class InverseModelConfig:
             raise ValueError(f"method {self.name}: replan_every is {self.replan_every}; it must be at least 1")
 
 
-LearnedConfig = PlanConfig | InverseModelConfig
+LearnedConfig = PlanConfig | InverseModelConfig | OfflineMethod
 """Methods that act with a checkpoint."""
 
 MethodConfig = LearnedConfig | BaselineConfig
@@ -85,6 +87,8 @@ def make_agent(method: LearnedConfig, checkpoint: Checkpoint, seed: int) -> Agen
         every, history, kind = method.replan_every, method.history, RealtimeAgent if method.realtime else Agent
         agent = kind(checkpoint, method.planner, method.cost, every, history, seed, proposal=method.proposal)
         return agent if method.budget_ms is None else agent.within(method.budget_ms)
+    if isinstance(method, OfflineMethod):
+        return OfflineAgent(checkpoint, method, seed)
     check_proposal("seed", checkpoint)
     assert checkpoint.proposal is not None
     uncomputed = CostConfig({"latent_l2": 1.0})
@@ -99,6 +103,12 @@ def make_policy(method: MethodConfig, checkpoint: Checkpoint | None, seed: int) 
             raise ValueError(f"method {method.name} plans with a world model: pass --checkpoint")
         return AgentPolicy(make_agent(method, checkpoint, seed))
     return BASELINES[method.kind](method, seed)
+
+
+def weight_files(method: MethodConfig, checkpoint: Checkpoint | None) -> list[Path]:
+    """The files of learned numbers that a method's outcomes depend on."""
+    files = [checkpoint.path / "model.safetensors"] if checkpoint and isinstance(method, LearnedConfig) else []
+    return [*files, weights_file(method.path)] if isinstance(method, OfflineMethod) else files
 
 
 def within_budget(method: MethodConfig, checkpoint: Checkpoint | None, threads: int, quiet: bool) -> MethodConfig:
@@ -134,6 +144,8 @@ def labels(method: MethodConfig) -> MethodLabels:
     """What the table says about a method."""
     if isinstance(method, InverseModelConfig):
         return MethodLabels(method.name, "proposal", "none", 1, 1, method.replan_every, method.replan_every)
+    if isinstance(method, OfflineMethod):
+        return MethodLabels(method.name, method.kind, "none", 1, 1, 1, 1)
     planner = getattr(method, "planner", None)
     if planner is None:
         return MethodLabels(method.name, "none", "none", 0, 0, 0, 0)

@@ -1,0 +1,225 @@
+"""The offline goal-conditioned baselines: one table of how each is fitted and acts, the folder each is kept in.
+
+All of them see the frozen latents of a checkpoint's encoder, on the episodes its training saw, and act one block at a
+time from the latents of the present frame and of the goal picture: what differs from a planner is the deciding alone.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lewm import __version__
+from lewm.baselines.gcbc import GCBCConfig, GCBCMethod, build_gcbc, fit_gcbc
+from lewm.baselines.gciql import GCIQLConfig, GCIQLMethod, build_gciql, fit_gciql
+from lewm.baselines.gcivl import GCIVLConfig, GCIVLMethod, build_gcivl, fit_gcivl
+from lewm.baselines.heads import act_by_actor
+from lewm.baselines.hilp import HILPConfig, HILPMethod, act_by_hilp, build_hilp, fit_hilp
+from lewm.baselines.inverse import GC_IDM, InverseMethod, act_by_inverse, build_inverse
+from lewm.checkpoint import Checkpoint
+from lewm.data.store import Store, split_episodes
+from lewm.heads_training import Fit
+from lewm.planning.agent import Agent
+from lewm.planning.costs import CostConfig, Situation
+from lewm.planning.informed_start import Follow
+from lewm.proposal import fit_proposal
+from lewm.schema import SchemaError, build, read_json, write_json
+from lewm.train import step_seed
+from lewm.world_model import WorldModel
+from planners import Plan, WarmStart
+
+FORMAT = "lewm-baseline"
+VERSION = 1
+
+OfflineMethod = GCBCMethod | GCIVLMethod | GCIQLMethod | HILPMethod | InverseMethod
+"""Methods that act with a folder of `lewm train-baseline` and the encoder of the checkpoint."""
+
+
+@dataclass(frozen=True)
+class Offline:
+    """One row of the table."""
+
+    config: Any
+    """The defaults: a frozen dataclass with at least `steps` and `batch`."""
+    fit: Callable[[Any, Fit], tuple[nn.Module, float]]
+    """Configuration and data to the trained networks, and the seconds it took; continues an interrupted fit."""
+    build: Callable[[WorldModel, Any], nn.Module]
+    """The same networks untrained, for loading into."""
+    act: Callable[[nn.Module, Checkpoint, Tensor, Tensor], Tensor] = act_by_actor
+    """Networks, checkpoint, latent_BKD and goal_BKD to the next raw block (B, A); it is clamped to the bounds."""
+
+
+OFFLINE: Mapping[str, Offline] = {
+    "gcbc": Offline(GCBCConfig(), fit_gcbc, build_gcbc),
+    "gcivl": Offline(GCIVLConfig(), fit_gcivl, build_gcivl),
+    "gciql": Offline(GCIQLConfig(), fit_gciql, build_gciql),
+    "hilp": Offline(HILPConfig(), fit_hilp, build_hilp, act_by_hilp),
+    "inverse": Offline(GC_IDM, fit_proposal, build_inverse, act_by_inverse),
+}
+"""Kind of method to how it is fitted and acts."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """`baseline.json`: what the networks beside it are, and what they were trained on."""
+
+    format: str
+    version: int
+    kind: str
+    """Row of the table."""
+    config: dict[str, Any]
+    """How it was built and trained."""
+    encoder: str
+    """Fingerprint of the encoder whose latents it reads, see `encoder_fingerprint`."""
+    task: str
+    """Task of the recordings."""
+    held_out: float
+    """Share of the episodes it did not see: the checkpoint's."""
+    seed: int
+    """The checkpoint's; decides the split, the initial weights and the draws."""
+    episodes: int
+    """Episodes it was trained on."""
+    frames: int
+    """Frames in them."""
+    steps: int
+    """Optimiser steps."""
+    blocks: int
+    """Blocks drawn in these steps, repeats counted."""
+    seconds: float
+    """Wall time of the training, encoding included; stretches before a kill count as far as they were kept."""
+    parameters: int
+    """Trained numbers."""
+    device: str
+    """Where it was trained."""
+    versions: dict[str, str]
+    """Of lewm and torch."""
+
+
+def encoder_fingerprint(model: WorldModel) -> str:
+    """A hash of all that makes latents of pictures and blocks of actions: encoder, its input scaling, frame skip."""
+    config = model.config
+    frames = [config.frame_skip, config.frame_stack, config.stack_stride]
+    sha = hashlib.sha256(json.dumps([asdict(config.encoder), frames, asdict(model.facts)], sort_keys=True).encode())
+    for name, value in sorted(model.encoder.state_dict().items()):
+        sha.update(name.encode())
+        sha.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()
+
+
+def train_offline(
+    kind: str, config: Any, checkpoint: Checkpoint, store: Store, out: Path, quiet: bool = False
+) -> Card:
+    """Fit a baseline on the episodes that the checkpoint's training saw; writes the folder `out`, resumes like `train`.
+
+    Raises ValueError for recordings the checkpoint cannot read, RuntimeError when `out` holds another fit.
+    """
+    _check_store(store, checkpoint)
+    model, origin, row = checkpoint.model, checkpoint.origin, OFFLINE[kind]
+    torch.manual_seed(step_seed(origin.seed, 0, 20))
+    networks, seconds = row.fit(config, Fit(model, store, out / "train", origin.held_out, origin.seed, quiet))
+    seen, _ = split_episodes(store.num_episodes, origin.held_out, origin.seed)
+    card = Card(
+        format=FORMAT,
+        version=VERSION,
+        kind=kind,
+        config=asdict(config),
+        encoder=encoder_fingerprint(model),
+        task=origin.task,
+        held_out=origin.held_out,
+        seed=origin.seed,
+        episodes=len(seen),
+        frames=int((store.episodes["length"][seen].astype(np.int64) + 1).sum()),
+        steps=config.steps,
+        blocks=config.steps * config.batch,
+        seconds=round(seconds, 1),
+        parameters=sum(p.numel() for p in networks.parameters()),
+        device=model.device.type,
+        versions={"lewm": __version__, "torch": torch.__version__},
+    )
+    partial = out / "model.partial"
+    save_file({name: value.contiguous().cpu() for name, value in networks.state_dict().items()}, partial)
+    partial.replace(weights_file(out))
+    write_json(asdict(card), out / "baseline.json")
+    return card
+
+
+def weights_file(folder: str | Path) -> Path:
+    """Where a folder keeps what it learned."""
+    return Path(folder) / "model.safetensors"
+
+
+def _check_store(store: Store, checkpoint: Checkpoint) -> None:
+    """Raise ValueError for recordings of another task, or of pictures or actions the model does not know."""
+    meta, facts = store.meta, checkpoint.model.facts
+    if meta.task != checkpoint.origin.task:
+        raise ValueError(
+            f"{store.path} holds recordings of {meta.task}, but {checkpoint.path} was trained on "
+            f"{checkpoint.origin.task}: pass the recordings of that task"
+        )
+    for what, given, known in (
+        ("frames", meta.frame, (facts.size, facts.size, facts.channels)),
+        ("actions", (meta.action_dim,), (facts.action_dim,)),
+    ):
+        if tuple(given) != known:
+            raise ValueError(f"{store.path} holds {what} of shape {tuple(given)}; {checkpoint.path} reads {known}")
+
+
+def load_offline(path: str | Path, kind: str, checkpoint: Checkpoint) -> tuple[nn.Module, Card]:
+    """The networks of a folder, on the checkpoint's device, for acting with its encoder.
+
+    Raises FileNotFoundError for a missing part, and ValueError for a folder of another kind or task, for another
+    encoder and for tensors that do not fit.
+    """
+    folder = Path(path)
+    for file in (folder / "baseline.json", weights_file(folder)):
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"{file} is missing: {folder} is no trained baseline; pass the --out of `lewm train-baseline {kind}`"
+            )
+    raw = read_json(folder / "baseline.json")
+    if not isinstance(raw, dict) or (raw.get("format"), raw.get("version")) != (FORMAT, VERSION):
+        raise SchemaError(f"{folder / 'baseline.json'}: this is not a {FORMAT} of version {VERSION}; train it again")
+    card = build(Card, raw, str(folder / "baseline.json"))
+    if card.kind != kind:
+        raise ValueError(f"{folder} holds the baseline {card.kind}, not {kind}: correct the method's kind or its path")
+    if card.task != checkpoint.origin.task:
+        raise ValueError(f"{folder} was trained on {card.task}, but {checkpoint.path} on {checkpoint.origin.task}")
+    if card.encoder != encoder_fingerprint(checkpoint.model):
+        raise ValueError(
+            f"{folder} was trained on the latents of another encoder than that of {checkpoint.path}: evaluate it with "
+            f"that one's checkpoint, or run `lewm train-baseline {kind} --checkpoint {checkpoint.path}` anew"
+        )
+    row = OFFLINE[kind]
+    networks = row.build(checkpoint.model, build(type(row.config), card.config, str(folder / "baseline.json"), "config"))
+    try:
+        networks.load_state_dict(load_file(weights_file(folder)))
+    except (SafetensorError, RuntimeError) as error:
+        first = " ".join(str(error).split())
+        raise ValueError(f"{weights_file(folder)} does not fit its baseline.json ({first}): train it again") from error
+    return networks.to(checkpoint.model.device).eval().requires_grad_(False), card
+
+
+class OfflineAgent(Agent):
+    """Asks a trained baseline for every block where an agent would search; sees and encodes what an agent does."""
+
+    def __init__(self, checkpoint: Checkpoint, method: OfflineMethod, seed: int) -> None:
+        uncomputed = CostConfig({"latent_l2": 1.0})
+        super().__init__(checkpoint, Follow(1), uncomputed, seed=seed, graph=False, fast=False)
+        self.networks, _ = load_offline(method.path, method.kind, checkpoint)
+        self.decide = OFFLINE[method.kind].act
+
+    def _plan(self, situation: Situation, rows: np.ndarray, replan: int, start: WarmStart | None) -> Plan:
+        assert self.goal_BKD is not None
+        action_BA = self.decide(self.networks, self.checkpoint, situation.latent_BTKD[:, -1], self.goal_BKD[rows])
+        action_BHA = action_BA.clamp(self.box.low_A, self.box.high_A)[:, None]
+        unknown_B1 = torch.full_like(action_BHA[:, :, 0], torch.nan)
+        self._synchronise()
+        return Plan(action_BHA, unknown_B1[:, 0], action_BHA, unknown_B1, torch.zeros_like(unknown_B1))
