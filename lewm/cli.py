@@ -242,8 +242,8 @@ COMMANDS: tuple[tuple[Callable[[argparse.Namespace], None], Parser, str, str], .
         commands_baselines.train_baseline,
         commands_baselines.add_train_baseline,
         "an offline goal-conditioned policy to compare planners with",
-        "Train on the frozen latents of a checkpoint's encoder; a killed training is continued. Any setting that --keys "
-        "lists can be given, such as --width 512.",
+        "Train on the frozen latents of a checkpoint's encoder; a killed training is continued. Every setting that "
+        "--keys lists is an option, such as --width 512.",
     ),
     (
         commands.plan,

@@ -1,4 +1,4 @@
-"""What the offline baselines learn from: blocks of the recordings, each with a goal and what the block earned on the way.
+"""What the offline baselines learn from: recorded blocks, each with a goal and what the block earned on the way there.
 
 A block (frame_skip raw actions) is one step of their decision process, as it is one of the world model: the baselines
 see the same transitions, decide as often as the planners they are compared with, and cost one encoding per block.

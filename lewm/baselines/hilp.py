@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lewm.baselines.gcivl import value_loss
 from lewm.baselines.gciql import critic_loss
+from lewm.baselines.gcivl import value_loss
 from lewm.baselines.goal_data import GoalBatch, GoalTransitions
 from lewm.baselines.heads import (
     HeadSize,

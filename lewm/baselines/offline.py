@@ -114,14 +114,14 @@ def encoder_fingerprint(model: WorldModel) -> str:
     return sha.hexdigest()
 
 
-def train_offline(
-    kind: str, config: Any, checkpoint: Checkpoint, store: Store, out: Path, quiet: bool = False
-) -> Card:
+def train_offline(kind: str, config: Any, checkpoint: Checkpoint, store: Store, out: Path, quiet: bool = False) -> Card:
     """Fit a baseline on the episodes that the checkpoint's training saw; writes the folder `out`, resumes like `train`.
 
-    Raises ValueError for recordings the checkpoint cannot read, RuntimeError when `out` holds another fit.
+    Raises ValueError for recordings the checkpoint cannot read and when `out` holds a baseline of another kind,
+    RuntimeError when it holds one of other settings or another model.
     """
     _check_store(store, checkpoint)
+    _check_out(out, kind)
     model, origin, row = checkpoint.model, checkpoint.origin, OFFLINE[kind]
     torch.manual_seed(step_seed(origin.seed, 0, 20))
     networks, seconds = row.fit(config, Fit(model, store, out / "train", origin.held_out, origin.seed, quiet))
@@ -172,6 +172,13 @@ def _check_store(store: Store, checkpoint: Checkpoint) -> None:
             raise ValueError(f"{store.path} holds {what} of shape {tuple(given)}; {checkpoint.path} reads {known}")
 
 
+def _check_out(out: Path, kind: str) -> None:
+    """Raise ValueError for a folder that keeps a baseline of another kind."""
+    card = out / "baseline.json"
+    if card.exists() and read_json(card).get("kind") != kind:
+        raise ValueError(f"{out} holds the baseline {read_json(card).get('kind')}: choose another --out, or delete it")
+
+
 def load_offline(path: str | Path, kind: str, checkpoint: Checkpoint) -> tuple[nn.Module, Card]:
     """The networks of a folder, on the checkpoint's device, for acting with its encoder.
 
@@ -198,7 +205,8 @@ def load_offline(path: str | Path, kind: str, checkpoint: Checkpoint) -> tuple[n
             f"that one's checkpoint, or run `lewm train-baseline {kind} --checkpoint {checkpoint.path}` anew"
         )
     row = OFFLINE[kind]
-    networks = row.build(checkpoint.model, build(type(row.config), card.config, str(folder / "baseline.json"), "config"))
+    config = build(type(row.config), card.config, str(folder / "baseline.json"), "config")
+    networks = row.build(checkpoint.model, config)
     try:
         networks.load_state_dict(load_file(weights_file(folder)))
     except (SafetensorError, RuntimeError) as error:
