@@ -19,8 +19,8 @@ from lewm.objectives.losses import full_precision
 if TYPE_CHECKING:
     from lewm.data.windows import Batch
 
-GAZE_SIZE = 64
-"""Largest height and width at which the gaze is found; more would not move it."""
+GAZE_SIZE = 32
+"""Largest height and width at which the gaze is found: centres of mass are as exact there, at a quarter of the time."""
 SHIFTS = 4
 """Steps of mean shift from the first guess to the middle of the thing."""
 GREY_LEVEL = 1 / 255
@@ -103,7 +103,9 @@ def gaze(salience_NYX: Tensor, width: float) -> Tensor:
     """
     Y, X = salience_NYX.shape[1:]
     box = max(1, 2 * int(width / 2) + 1)
-    heat = F.avg_pool2d(salience_NYX[:, None], box, stride=1, padding=box // 2)
+    # A box is a column of rows: 2 x box sums a pixel instead of box^2.
+    rows = F.avg_pool2d(salience_NYX[:, None], (1, box), stride=1, padding=(0, box // 2))
+    heat = F.avg_pool2d(rows, (box, 1), stride=1, padding=(box // 2, 0))
     best_N = heat.flatten(1).argmax(1)
     centre_N2 = torch.stack([best_N // X, best_N % X], 1).to(salience_NYX.dtype) + 0.5
     y_Y, x_X = (torch.arange(n, device=salience_NYX.device, dtype=salience_NYX.dtype) + 0.5 for n in (Y, X))
