@@ -68,7 +68,7 @@ class Cube(GoalEnv):
         it.
 
     Success: the block's centre is less than 0.04 m from the goal's, in 3-D (OGBench's rule). Under rule "pose", the
-        point between the finger tips is too. Orientation does not count.
+        point between the finger tips is too. Orientation does not count; whoever counts it (`turn`) allows 20 degrees.
 
     Episode end: none by itself; truncated after 200 steps when made by `gymnasium.make`.
 
@@ -86,6 +86,7 @@ class Cube(GoalEnv):
     policies = ("expert", "correlated", "random")
     control_dt = 0.05
     success_distance = 0.04
+    success_turn = np.deg2rad(20.0)
     home_state: ClassVar[tuple[float, ...]] = (0.425, 0.0, 0.02, 1.0, 0.0, 0.0, 0.0, *HOME_ARM, *(0.0,) * 28)
 
     def __init__(
@@ -144,6 +145,20 @@ class Cube(GoalEnv):
             return np.asarray(block)
         fingers = self._physics.pinch(state) - self._physics.pinch(goal)
         return np.asarray(np.maximum(block, np.sqrt((fingers**2).sum(-1))))
+
+    def turn(self, state_S: ArrayLike, goal_S: ArrayLike) -> Array:
+        """The smallest angle, in rad, that turns the block into one that looks like the goal's; at most 1.1.
+
+        Its faces are alike, so each of the 24 rotations of a cube looks the same.
+        """
+        w, v = np.split(self.as_states(state_S)[..., 3:7], [1], axis=-1)
+        goal_w, goal_v = np.split(self.as_states(goal_S)[..., 3:7], [1], axis=-1)
+        real = w * goal_w + (v * goal_v).sum(-1, keepdims=True)
+        between = np.concatenate([real, w * goal_v - goal_w * v - np.cross(v, goal_v)], -1)
+        large = -np.sort(-np.abs(between), axis=-1)
+        # The real part of the product with the nearest of the 24: no turn, or one about a face, an edge or a corner.
+        nearest = np.max([large[..., 0], (large[..., 0] + large[..., 1]) / np.sqrt(2.0), large.sum(-1) / 2.0], axis=0)
+        return np.asarray(2.0 * np.arccos(np.minimum(nearest, 1.0)))
 
     def make_policy(self, name: str, noise: float) -> Policy:
         """`expert` (OGBench's pick and place), `correlated` (smooth random moves) or `random` (uniform)."""

@@ -41,6 +41,8 @@ class GoalEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]]):
     """Seconds per env step."""
     success_distance: ClassVar[float]
     """A state satisfies a goal when their `distance` is smaller than this."""
+    success_turn: ClassVar[float | None] = None
+    """Where `distance` leaves an orientation out: how far off it may be, in rad, for those who count it too."""
     action_space: gymnasium.spaces.Box  # type: ignore[assignment]  # Gymnasium says Space[ActType], which has no bounds
     cameras: tuple[str, ...] = ("main",)
     """Names of the cameras; the pictures of several follow each other in the channels."""
@@ -196,6 +198,10 @@ class GoalEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]]):
     def is_success(self, state_S: ArrayLike, goal_S: ArrayLike) -> NDArray[np.bool_]:
         """Whether a state satisfies a goal; leading axes broadcast."""
         return np.asarray(self.distance(state_S, goal_S) < self.success_distance)
+
+    def turn(self, state_S: ArrayLike, goal_S: ArrayLike) -> NDArray[np.float64]:
+        """The angle, in rad, between orientations that `distance` leaves out; 0 where it leaves out none."""
+        return np.zeros(np.broadcast_shapes(self.as_states(state_S).shape[:-1], self.as_states(goal_S).shape[:-1]))
 
     def region(self, state_S: ArrayLike) -> NDArray[np.int64]:
         """Which part of the task a state is in, such as a room; one region unless the task has more."""

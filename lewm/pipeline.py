@@ -19,11 +19,13 @@ from lewm.cost_to_go import CostToGoConfig, train_cost_to_go
 from lewm.data.collect import collect, git_revision
 from lewm.data.store import Store
 from lewm.evaluate.evaluate import Evaluated, evaluate, held_out_manifests
+from lewm.evaluate.fingerprint import keep_manifest
 from lewm.evaluate.manifest import Manifest
 from lewm.evaluate.results import save_results
 from lewm.progress import Stage
 from lewm.proposal import ProposalConfig, train_proposal
 from lewm.readout import fit_readout
+from lewm.schema import write_json
 from lewm.train import train
 
 
@@ -136,8 +138,17 @@ def measure(run: RunConfig, checkpoint: Checkpoint, store: Store, out: Path, qui
 def measure_manifests(
     run: RunConfig, checkpoint: Checkpoint, manifests: Sequence[Manifest], out: Path, quiet: bool = False
 ) -> list[Evaluated]:
-    """Evaluate on given manifests; outcomes and `results.json` go to `out`."""
-    save_run(run, out / "evaluation")
-    evaluated = evaluate(run.evaluate, manifests, checkpoint, out / "evaluation", quiet)
+    """Evaluate on given manifests; outcomes and `results.json` go to `out`.
+
+    Raises ValueError where `out` holds results of another manifest of the same name.
+    """
+    folder = out / "evaluation"
+    for manifest in manifests:
+        keep_manifest(manifest, folder / f"manifest_{manifest.goals.name}.json")
+    save_run(run, folder)
+    evaluated = evaluate(run.evaluate, manifests, checkpoint, folder, quiet)
+    methods = {e.method.name: asdict(e.method) for e in evaluated}
+    setup = {"checkpoint": str(checkpoint.path.resolve()), "seed": run.evaluate.seed, "methods": [*methods.values()]}
+    write_json(setup, folder / "setup.json")
     save_results([e.row for e in evaluated], out / "results.json")
     return evaluated

@@ -14,7 +14,9 @@ from lewm import __version__
 from lewm.baselines import OracleConfig, RandomConfig
 from lewm.baselines.replay import ReplayConfig
 from lewm.checkpoint import Checkpoint
+from lewm.data.collect import git_revision
 from lewm.data.store import Store, split_episodes
+from lewm.evaluate.fingerprint import fingerprint
 from lewm.evaluate.manifest import GoalSet, Manifest, is_recorded, load_manifest, make_manifest, save_manifest
 from lewm.evaluate.methods import (
     LearnedConfig,
@@ -105,7 +107,7 @@ def _key(method: MethodConfig, manifest: Manifest, checkpoint: Checkpoint | None
     """What an outcome depends on; a log written for anything else is not continued."""
     weights = "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in weight_files(method, checkpoint))
     world = envs.make(manifest.task, **manifest.settings).renderer_fingerprint()
-    parts = [__version__, world, asdict(method), asdict(manifest), weights, seed]
+    parts = [__version__, world, asdict(method), fingerprint(manifest), weights, seed]
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -118,7 +120,11 @@ def evaluate(
     quiet: bool = False,
 ) -> list[Evaluated]:
     """Run every method on every manifest; outcomes are logged in `out` as they come and reused by the next call."""
+    names = [manifest.goals.name for manifest in manifests]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"two manifests are called {min(twice)}: evaluate them one at a time, each with its own --out")
     results = []
+    commit = git_revision() or ""
     methods = [within_budget(method, checkpoint, config.threads, quiet) for method in with_baselines(config.methods)]
     rows = [(manifest, applicable(methods, manifest)) for manifest in manifests]
     policies = {method.name: make_policy(method, checkpoint, config.seed) for method in methods}
@@ -158,6 +164,9 @@ def evaluate(
                 seed=config.seed,
                 hardware=hardware(),
                 torch=torch.__version__,
+                kind=method.kind,
+                manifest=fingerprint(manifest),
+                commit=commit,
             )
             results.append(Evaluated(row, manifest, method, tuple(outcomes)))
     return results

@@ -1,17 +1,20 @@
-"""A manifest: the exact start and goal states of an evaluation, as a file that anybody can rerun.
+"""A manifest: the exact start and goal states of an evaluation and its success test, as a file anybody can rerun.
 
 Pairs come from held-out episodes. Pairs that are solved at the start are left out, and how many were is recorded.
 """
 
+import math
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 import envs
+from envs.variation import Value
 from lewm.data.store import Store
+from lewm.evaluate.worlds import check_shift, draw_world
 from lewm.schema import build, read_json, write_json
 
 PAST_FRAMES = 10
@@ -33,13 +36,29 @@ class GoalSet:
     """Environment steps the agent may take."""
     count: int = 200
     """Number of pairs."""
+    pairs: str = ""
+    """Goal sets that say the same here, and agree in goal, offset, budget and count, have the same pairs; empty stands
+    for the name."""
+    tolerance: float = 1.0
+    """Share of the task's own success distance within which a state meets the goal."""
+    hold: int = 1
+    """Environment steps in a row after which the goal must be met; 1 is first hit."""
+    orientation: bool = False
+    """Whether an orientation that the task's own test leaves out counts too, where the task has one."""
+    shift: tuple[str, ...] = ()
+    """Factors of variation that each pair has a shifted value of: their names, or picture, physics or all."""
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.budget < 1 or self.offset < 1:
             raise ValueError(f"goals {self.name}: count, budget and offset must be at least 1")
-        if self.goal == "ahead" and self.offset > self.budget:
+        if not 0 < self.tolerance < math.inf:
+            raise ValueError(f"goals {self.name}: tolerance is {self.tolerance}; it must be positive, such as 0.5")
+        if not 1 <= self.hold <= self.budget:
+            raise ValueError(f"goals {self.name}: hold is {self.hold}; it must lie in 1..{self.budget}, the budget")
+        if self.goal == "ahead" and self.offset + self.hold - 1 > self.budget:
+            held = "" if self.hold == 1 else f", held for {self.hold} steps"
             raise ValueError(
-                f"goals {self.name}: offset is {self.offset}; it must not exceed the budget, {self.budget}, "
+                f"goals {self.name}: offset is {self.offset}{held}; it must not exceed the budget, {self.budget}, "
                 "or the recording itself would fail"
             )
 
@@ -64,6 +83,8 @@ class Problem:
     """The task's own distance from start to goal."""
     actions: tuple[tuple[float, ...], ...] = ()
     """Recorded actions from the start to the goal; empty for goals from elsewhere, and in older manifests."""
+    variation: dict[str, Value] = field(default_factory=dict)
+    """Factors of variation that are not at their default in this problem's world."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +98,8 @@ class Manifest:
     solved_at_start: int
     """Drawn pairs that were left out because the start already met the goal."""
     problems: tuple[Problem, ...]
+    held_out: tuple[int, ...] = ()
+    """Episodes the pairs were drawn from; empty in older manifests."""
 
 
 def save_manifest(manifest: Manifest, path: Path) -> None:
@@ -104,6 +127,26 @@ def is_recorded(manifest: Manifest) -> bool:
     return True
 
 
+def stand(manifest: Manifest, problem: Problem) -> envs.GoalEnv:
+    """A new environment in the problem's world, standing at its start."""
+    task = envs.make(manifest.task, **manifest.settings)
+    if problem.variation:
+        task.vary(problem.variation)
+    task.set_state(np.array(problem.start_state))
+    return task
+
+
+def meets(goals: GoalSet, task: envs.GoalEnv, state_S: np.ndarray, goal_S: np.ndarray) -> bool:
+    """Whether a state meets a goal as the goal set counts it; `goals.hold` is for the caller to count."""
+    if goals.tolerance == 1.0:
+        met = bool(task.is_success(state_S, goal_S))
+    else:
+        met = bool(task.distance(state_S, goal_S) < goals.tolerance * task.success_distance)
+    if met and goals.orientation and task.success_turn is not None:
+        met = bool(task.turn(state_S, goal_S) < goals.tolerance * task.success_turn)
+    return met
+
+
 def _goal_frame(
     rng: np.random.Generator, goals: GoalSet, env: envs.GoalEnv, store: Store, held: np.ndarray
 ) -> tuple[int, int, int, int] | None:
@@ -129,7 +172,9 @@ def make_manifest(goals: GoalSet, store: Store, held_out: np.ndarray, seed: int)
     Raises ValueError when the recordings cannot provide them.
     """
     env = envs.make(store.meta.task, **store.meta.settings)
-    rng = np.random.default_rng((seed, zlib.crc32(goals.name.encode())))
+    shifted = check_shift(f"goals {goals.name}", goals.shift, env.factors)
+    key = (seed, zlib.crc32((goals.pairs or goals.name).encode()))
+    rng = np.random.default_rng(key)
     problems: list[Problem] = []
     seen: set[tuple[int, int, int, int]] = set()
     solved = 0
@@ -141,8 +186,12 @@ def make_manifest(goals: GoalSet, store: Store, held_out: np.ndarray, seed: int)
         episode, start, goal_episode, goal = pair
         states = store.states(episode)
         start_state, goal_state = states[start], store.states(goal_episode)[goal]
-        if bool(env.is_success(start_state, goal_state)):
+        if bool(env.is_success(start_state, goal_state)) or meets(goals, env, start_state, goal_state):
             solved += 1
+            continue
+        # A generator of its own for the world, so that goal sets with and without a shift have the same pairs.
+        variation = draw_world(env, shifted, np.random.default_rng((*key, len(seen))), start_state, goal_state)
+        if variation is None:
             continue
         past = states[max(0, start - PAST_FRAMES) : start]
         actions = store.actions(episode)[start:goal] if goal_episode == episode else store.actions(episode)[:0]
@@ -154,11 +203,14 @@ def make_manifest(goals: GoalSet, store: Store, held_out: np.ndarray, seed: int)
                 past_states=tuple(tuple(s) for s in past.tolist()),
                 distance=float(env.distance(start_state, goal_state)),
                 actions=tuple(tuple(a) for a in actions.tolist()),
+                variation=variation,
             )
         )
         if len(problems) == goals.count:
             env.close()
-            return Manifest(store.meta.task, dict(store.meta.settings), goals, seed, solved, tuple(problems))
+            episodes = tuple(int(i) for i in held_out)
+            settings = dict(store.meta.settings)
+            return Manifest(store.meta.task, settings, goals, seed, solved, tuple(problems), episodes)
     raise ValueError(
         f"goals {goals.name}: only {len(problems)} of {goals.count} pairs found in {len(held_out)} held-out episodes; "
         "record more or longer episodes, or lower count, offset or budget"

@@ -10,9 +10,8 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -23,7 +22,8 @@ from lewm.data.inspect import describe
 from lewm.data.store import Store, split_episodes
 from lewm.data.windows import Windows
 from lewm.evaluate.evaluate import Evaluated
-from lewm.evaluate.manifest import Manifest, load_manifest, save_manifest
+from lewm.evaluate.logged import Measured, load_logged
+from lewm.evaluate.manifest import Manifest, save_manifest
 from lewm.evaluate.methods import PlanConfig
 from lewm.evaluate.report_cards import make_cards
 from lewm.evaluate.report_figures import (
@@ -37,38 +37,17 @@ from lewm.evaluate.report_figures import (
     share,
     time_bars,
 )
-from lewm.evaluate.results import ResultRow, load_results
-from lewm.evaluate.runner import Outcome
-from lewm.evaluate.statistics import mcnemar, wilson
+from lewm.evaluate.results import ResultRow
+from lewm.evaluate.significance import Verdict, Verdicts, legend, verdicts
+from lewm.evaluate.statistics import wilson
 from lewm.evaluate.trace import FrameBank, LatentMap, Trace, load_traces, pick, save_traces, trace_problems
 from lewm.probes import probe_model
-from lewm.schema import SchemaError, read_json
+from lewm.schema import read_json
 
 TRACED = 3
 """Episodes shown per goal set and planning method."""
 BINS = 5
 """Most points of a success-by-distance curve."""
-SIGNIFICANT = 0.05
-
-
-class Measured(Protocol):
-    """What the report needs of one method on one goal set; `Evaluated` has it."""
-
-    @property
-    def row(self) -> ResultRow: ...
-    @property
-    def manifest(self) -> Manifest: ...
-    @property
-    def outcomes(self) -> tuple[Outcome, ...]: ...
-
-
-@dataclass(frozen=True)
-class Logged:
-    """One method on one goal set, read back from a run's files."""
-
-    row: ResultRow
-    manifest: Manifest
-    outcomes: tuple[Outcome, ...]
 
 
 def write_report(
@@ -77,8 +56,9 @@ def write_report(
     context: Mapping[str, Any],
     path: Path,
     latent_map: LatentMap | None = None,
+    against: str | None = None,
 ) -> Path:
-    """Write the self-contained page. The first method of a goal set is the one the others are compared with.
+    """Write the self-contained page. Rows are compared with method `against`, or with the best one of the goal set.
 
     context: `title`, `commands` (list), `config` and `dataset` (text), `health` (name to number); whatever else it
     holds is listed among the facts. All of it is optional. Raises ValueError when there is nothing to report.
@@ -90,12 +70,14 @@ def write_report(
     groups: dict[str, list[Measured]] = {}
     for m in measured:
         groups.setdefault(m.row.goals, []).append(m)
+    found = verdicts(measured, against)
     special = {"title", "commands", "config", "dataset", "health"}
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     html = page.get_template("report.html.jinja").render(
         title=context.get("title") or f"{measured[0].row.task}: planning to goal images",
-        groups=[_group(group, styles) for group in groups.values()],
+        groups=[_group(group, styles, found) for group in groups.values()],
+        significance=legend(against),
         legend=[(name, styles[name]) for name in names],
         cards=make_cards(traces, {name: group[0].manifest for name, group in groups.items()}, styles, latent_map),
         failures=sum(not o.success for m in measured if m.row.method in {t.method for t in traces} for o in m.outcomes),
@@ -113,7 +95,7 @@ def write_report(
     return path
 
 
-def _group(group: Sequence[Measured], styles: Mapping[str, str]) -> dict[str, Any]:
+def _group(group: Sequence[Measured], styles: Mapping[str, str], found: Verdicts) -> dict[str, Any]:
     """Everything the page says about one goal set."""
     manifest, first = group[0].manifest, group[0]
     rows = [m.row for m in group]
@@ -123,7 +105,8 @@ def _group(group: Sequence[Measured], styles: Mapping[str, str]) -> dict[str, An
         "manifest": manifest,
         "what": _describe_goals(manifest),
         "first": first.row,
-        "rows": [_row(m, first, styles[m.row.method]) for m in group],
+        "rows": [_row(m.row, found[m.row.goals, m.row.method], styles[m.row.method]) for m in group],
+        "reference": found[first.row.goals, first.row.method].reference,
         "by_distance": success_by_distance(group, styles),
         "front": _front(rows, styles),
         "times": time_bars([(*time, styles[time[0]]) for time in times]),
@@ -138,25 +121,22 @@ def _describe_goals(manifest: Manifest) -> str:
         "across": "the goal lies later in the same recorded episode, in another region of the task",
         "elsewhere": "the goal is a frame of another recorded episode",
     }[goals.goal]
-    return f"{where}; {goals.budget} environment steps allowed"
+    harder = []
+    if goals.tolerance != 1:
+        harder.append(f"within {goals.tolerance:g} of the task's success distance")
+    if goals.orientation:
+        harder.append("orientation counted where the task has one")
+    if goals.hold > 1:
+        harder.append(f"held for {goals.hold} steps")
+    if goals.shift:
+        harder.append(f"in worlds with {', '.join(goals.shift)} shifted")
+    return "; ".join([where, *harder, f"{goals.budget} environment steps allowed"])
 
 
-def _row(m: Measured, first: Measured, style: str) -> dict[str, Any]:
+def _row(row: ResultRow, verdict: Verdict, style: str) -> dict[str, Any]:
     """One line of the headline table."""
-    ours, theirs = ({o.problem: o.success for o in x.outcomes} for x in (m, first))
-    paired = sorted(ours.keys() & theirs.keys())
-    won, lost = (sum(ours[i] == w and theirs[i] != w for i in paired) for w in (True, False))
-    p = mcnemar([ours[i] for i in paired], [theirs[i] for i in paired])
-    return {
-        "row": m.row,
-        "style": style,
-        "bar": interval_bar(m.row.success, m.row.low, m.row.high, style),
-        "reference": m is first,
-        "p": "p < 0.001" if p < 0.001 else f"p = {p:.3f}",
-        "significant": p < SIGNIFICANT,
-        "won": won,
-        "lost": lost,
-    }
+    bar = interval_bar(row.success, row.low, row.high, style)
+    return {"row": row, "style": style, "bar": bar, "verdict": verdict}
 
 
 def distance_bins(distances: np.ndarray, bins: int = BINS) -> list[np.ndarray]:
@@ -206,11 +186,12 @@ def report_run(
     out: Path,
     count: int = TRACED,
     context: Mapping[str, Any] | None = None,
+    against: str | None = None,
 ) -> Path:
     """Trace `count` problems per goal set and planning method, keep the traces, write `out/report.html`.
 
     Without a store there are no recorded frames to show imagination with, so the report has no episodes. `context`
-    adds to, or replaces, the facts gathered here.
+    adds to, or replaces, the facts gathered here. `against` as in `write_report`.
     """
     folder = out / "evaluation"
     traces: list[Trace] = []
@@ -229,44 +210,20 @@ def report_run(
             save_manifest(e.manifest, path)
     gathered = _gather(evaluated, checkpoint, store, out) | dict(context or {})
     (folder / "report.json").write_text(json.dumps(gathered, indent=1) + "\n")
-    return write_report(evaluated, traces, gathered, out / "report.html", latent_map)
+    return write_report(evaluated, traces, gathered, out / "report.html", latent_map, against)
 
 
-def rebuild_report(run_dir: Path, path: Path | None = None) -> Path:
+def rebuild_report(run_dir: Path, path: Path | None = None, against: str | None = None) -> Path:
     """Write the report of a finished evaluation again, from its files alone (default `run_dir/report.html`).
 
     Raises FileNotFoundError or ValueError naming the file that is missing or damaged.
     """
     folder = run_dir / "evaluation"
-    if not (run_dir / "results.json").is_file():
-        raise FileNotFoundError(
-            f"{run_dir} has no results.json: give a folder that `lewm evaluate` or `lewm demo` wrote"
-        )
-    measured = []
-    for row in load_results(run_dir / "results.json"):
-        manifest, log = folder / f"manifest_{row.goals}.json", folder / "outcomes" / f"{row.goals}.{row.method}.jsonl"
-        for file in (manifest, log):
-            if not file.is_file():
-                raise FileNotFoundError(
-                    f"{file} is missing, so {row.method} on {row.goals} cannot be reported: evaluate again"
-                )
-        measured.append(Logged(row, load_manifest(manifest), read_outcomes(log)))
+    measured = load_logged(run_dir)
     facts = folder / "report.json"
     traces, latent_map = load_traces(folder / "traces")
     context = read_json(facts) if facts.is_file() else {}
-    return write_report(measured, traces, context, path or run_dir / "report.html", latent_map)
-
-
-def read_outcomes(log: Path) -> tuple[Outcome, ...]:
-    """The outcomes `run_manifest` logged, by problem. Raises ValueError naming the file and line that do not fit."""
-    outcomes = {}
-    for number, line in enumerate(log.read_text().splitlines()[1:], start=2):
-        try:
-            outcome = Outcome(**json.loads(line))
-        except (ValueError, TypeError) as error:
-            raise SchemaError(f"{log}, line {number} is not an outcome ({error}): run `lewm evaluate` again") from error
-        outcomes[outcome.problem] = outcome
-    return tuple(outcomes[i] for i in sorted(outcomes))
+    return write_report(measured, traces, context, path or run_dir / "report.html", latent_map, against)
 
 
 def _gather(evaluated: Sequence[Evaluated], checkpoint: Checkpoint, store: Store | None, out: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Rows of a results table and the file they live in."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from lewm.schema import SchemaError, build, read_json, write_json
@@ -38,6 +38,12 @@ class ResultRow:
     seed: int
     hardware: str
     torch: str
+    kind: str = field(default="", kw_only=True)
+    """Kind of method, such as world_model or oracle; empty in rows of an older lewm, as the next two."""
+    manifest: str = field(default="", kw_only=True)
+    """Fingerprint of the manifest."""
+    commit: str = field(default="", kw_only=True)
+    """Revision of the code, `+changes` when edited."""
 
 
 def save_results(rows: Sequence[ResultRow], path: Path) -> None:
@@ -53,10 +59,10 @@ def load_results(path: Path) -> list[ResultRow]:
     return [build(ResultRow, row, str(path), f"row {i}") for i, row in enumerate(rows)]
 
 
-def table(rows: Sequence[ResultRow]) -> str:
-    """The rows as aligned text."""
+def table(rows: Sequence[ResultRow], marks: Mapping[tuple[str, str], str] | None = None, legend: str = "") -> str:
+    """The rows as aligned text. marks: what a column says of a goal set and method, explained by `legend`."""
     header = ("goals", "method", "planner", "success", "95 % interval", "n", "ms/plan p50", "p95", "encoder")
-    lines = [header]
+    lines = [header if marks is None else (*header, "difference")]
     for row in rows:
         search = f"{row.planner} {row.candidates}x{row.iterations}x{row.horizon}" if row.candidates else "-"
         lines.append(
@@ -70,26 +76,28 @@ def table(rows: Sequence[ResultRow]) -> str:
                 f"{row.plan_ms_p50:.2f}",
                 f"{row.plan_ms_p95:.2f}",
                 f"{row.encode_ms_p50:.2f}",
+                *(() if marks is None else (marks[row.goals, row.method],)),
             )
         )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join([*text, legend] if legend else text)
 
 
-def markdown(rows: Sequence[ResultRow]) -> str:
-    """The rows as the README shows them."""
+def markdown(rows: Sequence[ResultRow], marks: Mapping[tuple[str, str], str] | None = None, legend: str = "") -> str:
+    """The rows as the README shows them; marks and legend as in `table`."""
+    more = ("", "") if marks is None else (" difference |", "---|")
     lines = [
-        "| goals | method | search | success | 95 % interval | ms per plan, p50 / p95 |",
-        "|---|---|---|---|---|---|",
+        "| goals | method | search | success | 95 % interval | ms per plan, p50 / p95 |" + more[0],
+        "|---|---|---|---|---|---|" + more[1],
     ]
     for row in rows:
         search = f"{row.planner} {row.candidates} x {row.iterations} x {row.horizon}" if row.candidates else "-"
         every = f", every {row.replan_every} blocks" if row.replan_every > 1 else ""
         times = f"{row.plan_ms_p50:.1f} / {row.plan_ms_p95:.1f}" if row.candidates else "-"
+        mark = "" if marks is None else f" {marks[row.goals, row.method]} |"
         lines.append(
             f"| {row.goals} | {row.method} | {search}{every} | {100 * row.success:.1f} % of {row.n} | "
-            f"{100 * row.low:.1f} - {100 * row.high:.1f} | {times} |"
+            f"{100 * row.low:.1f} - {100 * row.high:.1f} | {times} |{mark}"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, "", legend] if legend else lines)

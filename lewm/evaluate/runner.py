@@ -1,6 +1,7 @@
 """Runs a policy on the problems of a manifest, many at once, and records what happened.
 
-Success is first hit: the goal counts as reached when any environment step within the budget meets the task's own test.
+Success is first hit: the goal counts as reached when any environment step within the budget meets the manifest's test,
+which is the task's own unless the goal set says otherwise, or has met it for `goals.hold` steps in a row.
 """
 
 import json
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 import envs
-from lewm.evaluate.manifest import Manifest
+from lewm.evaluate.manifest import Manifest, meets, stand
 from lewm.planning.policy import Policy, Start
 
 
@@ -23,7 +24,7 @@ class Outcome:
     """Index in the manifest."""
     success: bool
     steps: int
-    """Environment steps until the first hit, or the budget."""
+    """Environment steps until the goal counted as reached, or the budget."""
     closest: float
     """Smallest distance to the goal on the way (the task's own distance)."""
     final: float
@@ -39,10 +40,8 @@ def run_batch(
 ) -> list[Outcome]:
     """Run the problems `indices` side by side until each is solved or its budget is spent."""
     problems = [manifest.problems[i] for i in indices]
-    tasks = [envs.make(manifest.task, **manifest.settings) for _ in problems]
+    tasks = [stand(manifest, problem) for problem in problems]
     goals = np.array([p.goal_state for p in problems])
-    for task, problem in zip(tasks, problems, strict=True):
-        task.set_state(np.array(problem.start_state))
     policy.start(
         [
             Start(index, task, np.array(p.goal_state), np.array(p.past_states), np.array(p.actions))
@@ -50,6 +49,7 @@ def run_batch(
         ]
     )
     active = np.ones(len(problems), bool)
+    met = np.zeros(len(problems), int)  # steps in a row
     steps = np.full(len(problems), manifest.goals.budget)
     closest = np.array([p.distance for p in problems])
     final = closest.copy()
@@ -61,7 +61,8 @@ def run_batch(
             task.advance(actions[row])
             final[row] = float(task.distance(task.state, goals[row]))
             closest[row] = min(closest[row], final[row])
-            if bool(task.is_success(task.state, goals[row])):
+            met[row] = met[row] + 1 if meets(manifest.goals, task, task.state, goals[row]) else 0
+            if met[row] == manifest.goals.hold:
                 active[row], steps[row] = False, step + 1
         if observe is not None:
             observe(step, tasks, active)

@@ -12,8 +12,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-import envs
-from lewm.evaluate.manifest import Manifest
+from lewm.evaluate.manifest import Manifest, stand
 from lewm.planning.policy import Policy, Start
 
 WARMUP = 5
@@ -52,8 +51,7 @@ def time_plans(policy: Policy, manifest: Manifest, plans: int = 50, threads: int
     with torch_threads(threads):
         for i in range(min(WARMUP + plans, 10 * len(manifest.problems))):
             problem = manifest.problems[i % len(manifest.problems)]
-            task = envs.make(manifest.task, **manifest.settings)
-            task.set_state(np.array(problem.start_state))
+            task = stand(manifest, problem)
             past, actions = np.array(problem.past_states), np.array(problem.actions)
             policy.start([Start(i, task, np.array(problem.goal_state), past, actions)])
             pixels = task.render()[None]

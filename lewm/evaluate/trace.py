@@ -18,6 +18,7 @@ from lewm.checkpoint import Checkpoint
 from lewm.data.codec import side_by_side
 from lewm.data.stacking import channels_first, history_index
 from lewm.evaluate.evaluate import Evaluated
+from lewm.evaluate.manifest import stand
 from lewm.evaluate.methods import PlanConfig, make_policy
 from lewm.evaluate.runner import run_batch
 from lewm.planning.agent import Agent, Replan
@@ -36,7 +37,7 @@ class Trace:
     """Index in the manifest."""
     success: bool
     steps: int
-    """Environment steps until the first hit, or the budget."""
+    """Environment steps until the goal counted as reached, or the budget."""
     reproduced: bool
     """Whether this run ended like the logged one; where not, the pictures show another run than the table."""
     goal_frame: np.ndarray
@@ -173,12 +174,11 @@ def trace_problems(
     starts, goals = np.array([p.start_state for p in problems]), np.array([p.goal_state for p in problems])
     watch = _Watch(agent, bank, starts, goals)
     outcomes = run_batch(policy, manifest, indices, watch)
-    task = envs.make(manifest.task, **manifest.settings)
     logged = {o.problem: o for o in evaluated.outcomes}
     traces = []
     assert agent.goal_BKD is not None
     for row, outcome in enumerate(outcomes):
-        plans = watch.plans[row]
+        plans, task = watch.plans[row], stand(manifest, problems[row])
         steps_F = np.array([*range(0, outcome.steps, agent.skip), outcome.steps])
         before = logged[outcome.problem]
         traces.append(
@@ -203,7 +203,7 @@ def trace_problems(
                 goal_latent_D=agent.model.pictured(agent.goal_BKD[row]).flatten().float().cpu().numpy(),
             )
         )
-    task.close()
+        task.close()
     return traces
 
 

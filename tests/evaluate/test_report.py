@@ -16,9 +16,10 @@ from lewm.baselines import RandomConfig
 from lewm.checkpoint import Checkpoint
 from lewm.data.store import Store
 from lewm.evaluate.evaluate import EvaluateConfig, Evaluated, evaluate, held_out_manifests
+from lewm.evaluate.logged import Logged, read_outcomes
 from lewm.evaluate.manifest import GoalSet
 from lewm.evaluate.methods import PlanConfig
-from lewm.evaluate.report import Logged, distance_bins, read_outcomes, rebuild_report, report_run, write_report
+from lewm.evaluate.report import distance_bins, rebuild_report, report_run, write_report
 from lewm.evaluate.report_cards import film_strip, make_cards
 from lewm.evaluate.report_figures import Line, chart, interval_bar, linear, logarithmic, picture, share, time_bars
 from lewm.evaluate.results import save_results

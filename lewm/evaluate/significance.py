@@ -1,0 +1,104 @@
+"""Which rows of a goal set differ from the best one, or from a chosen one, by more than chance."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lewm.evaluate.fingerprint import fingerprint
+from lewm.evaluate.logged import Measured
+from lewm.evaluate.results import ResultRow
+from lewm.evaluate.statistics import SIGNIFICANT, holm, mcnemar
+
+PRIVILEGED = ("oracle", "replay")
+"""Kinds of methods that use what no agent has, the true simulator or the recorded way: never the best row by
+themselves."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One row beside the reference of its goal set."""
+
+    reference: str
+    """Method it is compared with."""
+    is_reference: bool
+    p: float
+    """Exact McNemar p-value on the same goals, adjusted (Holm) for the rows of the goal set."""
+    won: int
+    """Goals that this row reached and the reference did not."""
+    lost: int
+    """Goals that the reference reached and this row did not."""
+
+    @property
+    def differs(self) -> bool:
+        """Whether chance is an unlikely reason for the difference."""
+        return self.p < SIGNIFICANT
+
+    @property
+    def mark(self) -> str:
+        """The cell of a table: the reference, `≈` for a row that does not differ, and the p-value."""
+        if self.is_reference:
+            return "reference"
+        p = "p < 0.001" if self.p < 0.001 else f"p = {self.p:.3f}"
+        return p if self.differs else f"≈ {p}"
+
+
+Verdicts = dict[tuple[str, str], Verdict]
+"""Goal set and method to verdict."""
+
+
+def verdicts(measured: Sequence[Measured], reference: str | None = None) -> Verdicts:
+    """A verdict for every row, goal set by goal set.
+
+    reference: the method that all are compared with; None takes the best row of each goal set, the first of several,
+    oracle and replay aside. Raises ValueError where the reference has no row, or rows of one goal set were measured on
+    different goals.
+    """
+    found: Verdicts = {}
+    for goals in dict.fromkeys(m.row.goals for m in measured):
+        group = [m for m in measured if m.row.goals == goals]
+        if len({fingerprint(m.manifest) for m in group}) > 1:
+            raise ValueError(f"goals {goals}: the rows were measured on different manifests; compare those of one")
+        first = best(group) if reference is None else _named(group, reference)
+        others = [m for m in group if m is not first]
+        pairs = [_paired(m, first) for m in others]
+        found[goals, first.row.method] = Verdict(first.row.method, True, 1.0, 0, 0)
+        for m, (ours, theirs), p in zip(others, pairs, holm([mcnemar(*pair) for pair in pairs])):
+            won, lost = (sum(a == w and b != w for a, b in zip(ours, theirs)) for w in (True, False))
+            found[goals, m.row.method] = Verdict(first.row.method, False, p, won, lost)
+    return found
+
+
+def best(group: Sequence[Measured]) -> Measured:
+    """The row with most goals reached, of those of methods that know no more than an agent does where there are any."""
+    fair = [m for m in group if not privileged(m.row)]
+    return max(fair or group, key=lambda m: m.row.successes)
+
+
+def privileged(row: ResultRow) -> bool:
+    """Whether the method uses what no agent has. Rows of an older lewm have no kind; there the cost tells."""
+    return row.kind in PRIVILEGED or row.cost.startswith("true distance")
+
+
+def legend(reference: str | None = None) -> str:
+    """What the marks mean, in one line."""
+    what = "the goal set's best row, oracle and replay aside," if reference is None else reference
+    return (
+        f"≈: the difference to {what} may be chance (exact paired McNemar on the same goals, Holm over the rows, "
+        f"{100 * SIGNIFICANT:g} %)"
+    )
+
+
+def _named(group: Sequence[Measured], method: str) -> Measured:
+    for m in group:
+        if m.row.method == method:
+            return m
+    raise ValueError(
+        f"goals {group[0].row.goals}: there is no row {method!r} to compare with; the rows are "
+        f"{', '.join(m.row.method for m in group)}"
+    )
+
+
+def _paired(one: Measured, other: Measured) -> tuple[list[bool], list[bool]]:
+    """Successes on the goals that both have run."""
+    ours, theirs = ({o.problem: o.success for o in m.outcomes} for m in (one, other))
+    both = sorted(ours.keys() & theirs.keys())
+    return [ours[i] for i in both], [theirs[i] for i in both]
