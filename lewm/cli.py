@@ -14,7 +14,9 @@ from lewm import (
     commands,
     commands_baselines,
     commands_bench,
+    commands_compare,
     commands_data,
+    commands_evaluation,
     commands_expert,
     commands_study,
 )
@@ -130,6 +132,7 @@ def add_evaluate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--manifest", type=Path, nargs="+", help="rerun exactly these start and goal pairs instead")
     sub.add_argument("--out", type=Path, help="folder for manifests, outcomes, results.json, report.html")
     sub.add_argument("--seed", type=int, help="seed (default: the run's own)")
+    sub.add_argument("--against", metavar="METHOD", help="row that the others are tested against (default: the best)")
     add_device(sub)
     add_json(sub)
     sub.set_defaults(
@@ -160,20 +163,7 @@ def add_report(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("run_dir", type=Path, help="folder that `lewm evaluate` or `lewm demo` wrote")
     sub.add_argument("--out", type=Path, metavar="HTML", help="file to write (default RUN_DIR/report.html)")
     sub.add_argument("--markdown", action="store_true", help="print the table as Markdown instead")
-
-
-def add_compare(sub: argparse.ArgumentParser) -> None:
-    """Objectives side by side."""
-    sub.add_argument("what", choices=["objectives"], help="objectives: every way to prevent collapse")
-    sub.add_argument(
-        "--tasks", nargs="+", default=["compare"], metavar="RUN", help="runs to compare on (default compare)"
-    )
-    sub.add_argument("--objectives", nargs="+", metavar="NAME", help="rows of the table (default: all)")
-    sub.add_argument("--seeds", type=int, nargs="+", default=[0], help="training seeds (default 0)")
-    sub.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder of all rows (default runs/compare)")
-    add_device(sub)
-    add_json(sub)
-    sub.set_defaults(takes_overrides=True)
+    sub.add_argument("--against", metavar="METHOD", help="row that the others are tested against; best for the best")
 
 
 def add_doctor(sub: argparse.ArgumentParser) -> None:
@@ -252,6 +242,13 @@ COMMANDS: tuple[tuple[Callable[[argparse.Namespace], None], Parser, str, str], .
         "Plan to a picture in a file; writes a side-by-side video (seen, goal, imagined) and a JSON trace.",
     ),
     (
+        commands_evaluation.manifest,
+        commands_evaluation.add_manifest,
+        "start and goal pairs by a rule of difficulty",
+        "Draw start and goal pairs from held-out episodes: standard (the literature's), strict (nearer, held), far, "
+        "shift (in other worlds). The file holds the success test too, and every method obeys it.",
+    ),
+    (
         commands.evaluate,
         add_evaluate,
         "success and planning time on held-out goals",
@@ -279,10 +276,22 @@ COMMANDS: tuple[tuple[Callable[[argparse.Namespace], None], Parser, str, str], .
         "and its rows.",
     ),
     (
-        commands.compare,
-        add_compare,
-        "objectives on the same recordings",
-        f"Train every objective with the same network and budget, probe it, plan with it. Resumable. {OVERRIDES}",
+        commands_compare.compare,
+        commands_compare.add_compare,
+        "objectives on the same recordings, or two results on the same goals",
+        "Side by side; each prints a table.",
+    ),
+    (
+        commands_evaluation.power,
+        commands_evaluation.add_power,
+        "how many goals tell two success rates apart",
+        "Goals needed to find a difference, both methods on the same goals (paired) or each on its own (unpaired).",
+    ),
+    (
+        commands_evaluation.leaderboard,
+        commands_evaluation.add_leaderboard,
+        "committed results as one page",
+        "Result files as one HTML page and a Markdown table: one table per task and goal set, rows of one manifest.",
     ),
     (
         commands.doctor,

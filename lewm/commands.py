@@ -41,16 +41,15 @@ def demo(args: argparse.Namespace) -> None:
     from lewm import pipeline
     from lewm.checkpoint import load
     from lewm.evaluate.report import report_run
-    from lewm.evaluate.results import table
+    from lewm.evaluate.significance import marked_table
 
     device = pipeline.pick_device(args.device)
     store = pipeline.record(run, args.out / "data", args.processes)
     path = pipeline.fit(run, store, args.out, device)
     evaluated = pipeline.measure(run, load(path, str(device)), store, args.out)
-    rows = [e.row for e in evaluated]
-    write_rows(args.json, rows)
+    write_rows(args.json, [e.row for e in evaluated])
     report = report_run(evaluated, path, store, args.out)
-    print(table(rows))
+    print(marked_table(evaluated))
     print(f"\nreport {report}\nresults {args.out / 'results.json'}\ncheckpoint {path}")
 
 
@@ -97,7 +96,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from lewm.data.store import Store
     from lewm.evaluate.manifest import load_manifest
     from lewm.evaluate.report import report_run
-    from lewm.evaluate.results import table
+    from lewm.evaluate.significance import marked_table
 
     checkpoint = load(args.checkpoint, str(pipeline.pick_device(args.device)))
     store = Store.open(args.data) if args.data is not None else None
@@ -110,10 +109,9 @@ def evaluate(args: argparse.Namespace) -> None:
         raise ValueError(
             "evaluate needs goals: pass --data (recordings to draw held-out pairs from) or --manifest FILE"
         )
-    rows = [e.row for e in evaluated]
-    write_rows(args.json, rows)
-    print(table(rows))
-    print(f"\nreport {report_run(evaluated, args.checkpoint, store, args.out)}")
+    write_rows(args.json, [e.row for e in evaluated])
+    print(marked_table(evaluated, args.against))
+    print(f"\nreport {report_run(evaluated, args.checkpoint, store, args.out, against=args.against)}")
     print(f"results {args.out / 'results.json'}")
 
 
@@ -127,6 +125,13 @@ def import_model(args: argparse.Namespace) -> None:
 
 def report(args: argparse.Namespace) -> None:
     """Write the report of a finished evaluation again."""
+    against = None if args.against == "best" else args.against
+    if args.markdown and args.against is not None:
+        from lewm.evaluate.logged import load_logged
+        from lewm.evaluate.significance import marked_markdown
+
+        print(marked_markdown(load_logged(args.run_dir), against))
+        return
     if args.markdown:
         from lewm.evaluate.results import load_results, markdown
 
@@ -134,7 +139,7 @@ def report(args: argparse.Namespace) -> None:
         return
     from lewm.evaluate.report import rebuild_report
 
-    print(f"report {rebuild_report(args.run_dir, args.out)}")
+    print(f"report {rebuild_report(args.run_dir, args.out, against)}")
 
 
 def plan(args: argparse.Namespace) -> None:
@@ -157,21 +162,6 @@ def plan(args: argparse.Namespace) -> None:
         proposal=args.proposal,
     )
     print(run_episode(config, args.out))
-
-
-def compare(args: argparse.Namespace) -> None:
-    """Train every objective on the same recordings."""
-    from lewm import config
-    from lewm.compare import compare_objectives, table
-    from lewm.objectives import OBJECTIVES
-    from lewm.pipeline import pick_device
-
-    runs = [config.load(name, args.overrides) for name in args.tasks]
-    rows = compare_objectives(runs, args.objectives or list(OBJECTIVES), args.seeds, args.out, pick_device(args.device))
-    write_rows(args.json, rows)
-    text = table(rows)
-    (args.out / "table.md").write_text(text + "\n")
-    print(f"{text}\n\ntable {args.out / 'table.md'}")
 
 
 def doctor(args: argparse.Namespace) -> None:

@@ -47,6 +47,8 @@ STAGES = (
     "commands_data",
     "commands_expert",
     "commands_study",
+    "commands_compare",
+    "commands_evaluation",
     "cli",
 )
 """The story in order: a stage imports only stages before it."""

@@ -1,4 +1,4 @@
-"""What several training seeds say together, after Agarwal et al. 2021 (Deep RL at the edge of the statistical precipice).
+"""What several training seeds say together, after Agarwal et al. 2021 (Deep RL at the statistical precipice).
 
 Scores are one list per stratum (a task, a goal set), one score per training seed; lists may differ in length.
 """

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lewm.evaluate.fingerprint import fingerprint
 from lewm.evaluate.logged import Measured
-from lewm.evaluate.results import ResultRow
+from lewm.evaluate.results import ResultRow, markdown, table
 from lewm.evaluate.statistics import SIGNIFICANT, holm, mcnemar
 
 PRIVILEGED = ("oracle", "replay")
@@ -85,6 +85,18 @@ def legend(reference: str | None = None) -> str:
         f"≈: the difference to {what} may be chance (exact paired McNemar on the same goals, Holm over the rows, "
         f"{100 * SIGNIFICANT:g} %)"
     )
+
+
+def marked_table(measured: Sequence[Measured], reference: str | None = None) -> str:
+    """The rows as aligned text, with what is significant."""
+    marks = {key: verdict.mark for key, verdict in verdicts(measured, reference).items()}
+    return table([m.row for m in measured], marks, legend(reference))
+
+
+def marked_markdown(measured: Sequence[Measured], reference: str | None = None) -> str:
+    """The rows as Markdown, with what is significant."""
+    marks = {key: verdict.mark for key, verdict in verdicts(measured, reference).items()}
+    return markdown([m.row for m in measured], marks, legend(reference))
 
 
 def _named(group: Sequence[Measured], method: str) -> Measured:

@@ -1,0 +1,114 @@
+"""`lewm compare`: one row of `COMPARISONS` per comparison, its options and what it does."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from lewm.cli_shared import add_device, add_json
+from lewm.commands import write_rows
+
+
+def add_objectives(sub: argparse.ArgumentParser) -> None:
+    """Options of `lewm compare objectives`."""
+    sub.add_argument(
+        "--tasks", nargs="+", default=["compare"], metavar="RUN", help="runs to compare on (default compare)"
+    )
+    sub.add_argument("--objectives", nargs="+", metavar="NAME", help="rows of the table (default: all)")
+    sub.add_argument("--seeds", type=int, nargs="+", default=[0], help="training seeds (default 0)")
+    sub.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder of all rows (default runs/compare)")
+    add_device(sub)
+    add_json(sub)
+    sub.set_defaults(takes_overrides=True)
+
+
+def objectives(args: argparse.Namespace) -> None:
+    """Train every objective on the same recordings."""
+    from lewm import config
+    from lewm.compare import compare_objectives, table
+    from lewm.objectives import OBJECTIVES
+    from lewm.pipeline import pick_device
+
+    runs = [config.load(name, args.overrides) for name in args.tasks]
+    rows = compare_objectives(runs, args.objectives or list(OBJECTIVES), args.seeds, args.out, pick_device(args.device))
+    write_rows(args.json, rows)
+    text = table(rows)
+    (args.out / "table.md").write_text(text + "\n")
+    print(f"{text}\n\ntable {args.out / 'table.md'}")
+
+
+def add_runs(sub: argparse.ArgumentParser) -> None:
+    """Options of `lewm compare runs`."""
+    sub.add_argument("runs", type=Path, nargs=2, metavar="RUN", help="folders that `lewm evaluate` wrote: A, then B")
+    sub.add_argument(
+        "--methods", nargs="+", default=[], metavar="NAME", help="method of both, or of A and of B (default: the first)"
+    )
+    sub.add_argument("--goals", metavar="NAME", help="only this goal set (default: all that both have)")
+    sub.add_argument("--videos", type=int, default=4, metavar="K", help="most videos per goal set (default 4)")
+    sub.add_argument(
+        "--checkpoints", type=Path, nargs=2, metavar=("A", "B"), help="where the models are now, for the videos"
+    )
+    sub.add_argument("--out", type=Path, default=Path("runs/versus"), help="folder of the videos (default runs/versus)")
+    sub.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
+    add_device(sub)
+    add_json(sub)
+
+
+def runs(args: argparse.Namespace) -> None:
+    """Two results goal by goal."""
+    from lewm.compare.runs import pair_up, text, versus, worth_watching
+
+    if len(args.methods) > 2:
+        raise ValueError(f"--methods has {len(args.methods)} names; give one for both runs, or one for each")
+    if args.videos < 0:
+        raise ValueError(f"--videos is {args.videos}; give 0 for none, or how many")
+    run_a, run_b = args.runs
+    methods = (args.methods * 2)[:2] if len(args.methods) == 1 else args.methods or [None, None]
+    pairs = pair_up(run_a, run_b, *methods, args.goals)
+    rows = [versus(pair, run_a, run_b, args.seed) for pair in pairs]
+    write_rows(args.json, rows)
+    print("\n\n".join(text(row) for row in rows), flush=True)
+    if args.videos == 0:
+        return
+    from lewm.compare.runs_video import write_videos
+    from lewm.pipeline import pick_device
+
+    device, checkpoints = str(pick_device(args.device)), tuple(args.checkpoints or (None, None))
+    for pair, row in zip(pairs, rows):
+        problems = worth_watching(row, args.videos)
+        for line in write_videos(pair, (run_a, run_b), problems, args.out, device, checkpoints):
+            print(line)
+
+
+COMPARISONS: tuple[
+    tuple[Callable[[argparse.Namespace], None], Callable[[argparse.ArgumentParser], None], str, str], ...
+] = (
+    (
+        objectives,
+        add_objectives,
+        "objectives on the same recordings",
+        "Train every objective with the same network and budget, probe it, plan with it. Resumable. Any key of the run "
+        "can be overridden by its dotted name, such as --train.steps 500.",
+    ),
+    (
+        runs,
+        add_runs,
+        "two results on the same goals",
+        "Two evaluated results on one manifest: how many goals both, one and neither reached, McNemar's test, the "
+        "interval of the difference, and videos of goals that only one reached, both rolled out again.",
+    ),
+)
+"""What runs, its options, one line of help, and what it does."""
+
+
+def add_compare(sub: argparse.ArgumentParser) -> None:
+    """The comparisons as sub-commands."""
+    whats = sub.add_subparsers(dest="what", metavar="what", required=True)
+    for handler, add_options, text, detail in COMPARISONS:
+        each = whats.add_parser(handler.__name__, help=text, description=detail)
+        each.set_defaults(comparison=handler)
+        add_options(each)
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Run the chosen comparison."""
+    args.comparison(args)
