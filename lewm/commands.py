@@ -94,10 +94,14 @@ def evaluate(args: argparse.Namespace) -> None:
     from lewm import pipeline
     from lewm.checkpoint import load
     from lewm.data.store import Store
+    from lewm.evaluate.evaluate import with_baselines
     from lewm.evaluate.manifest import load_manifest
     from lewm.evaluate.report import report_run
     from lewm.evaluate.significance import marked_table
 
+    names = [method.name for method in with_baselines(run.evaluate.methods)]
+    if args.against is not None and args.against not in names:
+        raise ValueError(f"--against {args.against} is no method of this run; its methods are {', '.join(names)}")
     checkpoint = load(args.checkpoint, str(pipeline.pick_device(args.device)))
     store = Store.open(args.data) if args.data is not None else None
     if args.manifest:

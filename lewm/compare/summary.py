@@ -4,8 +4,22 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from lewm.compare.rows import CompareRow
+from lewm.evaluate.seeds import (
+    interquartile_mean,
+    interquartile_mean_interval,
+    probability_of_improvement,
+    probability_of_improvement_interval,
+)
 from lewm.evaluate.statistics import wilson
+
+SEEDS = (
+    "Success in % over all goal sets, planning costs and training seeds, and how likely a seed of the first row beats "
+    "one of this row, with 95 % intervals of a bootstrap over seeds within each goal set and cost:"
+)
+"""What stands above the table over seeds."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +196,10 @@ def table(rows: Sequence[CompareRow]) -> str:
     parts = []
     for task in dict.fromkeys(summary.task for summary in summaries):
         group = [summary for summary in summaries if summary.task == task]
-        parts += [_caption(group), _measures(group), "R2 by state factor, linear probe / MLP:", _factors(group)]
+        parts += [_caption(group), _measures(group)]
+        if all(len(summary.seeds) > 1 for summary in group):
+            parts += [SEEDS, _over_seeds(group)]
+        parts += ["R2 by state factor, linear probe / MLP:", _factors(group)]
         if changes := sorted(f"{s.objective}: {s.change}" for s in group if s.change):
             parts.append("\n".join(["Constants other than the published ones:", *(f"- {c}" for c in changes)]))
     return "\n\n".join(parts)
@@ -211,6 +228,21 @@ def _measures(group: Sequence[Summary]) -> str:
         cells.append("-" if x.seconds_per_step is None else x.seconds_per_step.text(3))
         lines.append([x.objective, *cells])
     return markdown(head, lines)
+
+
+def _over_seeds(group: Sequence[Summary]) -> str:
+    """Success of every objective over goal sets, planning costs and training seeds; a goal set and cost is a stratum."""
+    scores = [[success.by_seed for success in x.success] for x in group]
+    lines = []
+    for x, ours in zip(group, scores):
+        rng = np.random.default_rng(0)
+        low, high = interquartile_mean_interval(ours, rng)
+        cells = [x.objective, f"{100 * interquartile_mean(ours):.1f} ({100 * low:.1f}-{100 * high:.1f})", "-"]
+        if x is not group[0]:
+            p_low, p_high = probability_of_improvement_interval(scores[0], ours, rng)
+            cells[-1] = f"{probability_of_improvement(scores[0], ours):.2f} ({p_low:.2f}-{p_high:.2f})"
+        lines.append(cells)
+    return markdown(["objective", "success, interquartile mean", f"{group[0].objective} is better"], lines)
 
 
 def _factors(group: Sequence[Summary]) -> str:

@@ -67,11 +67,11 @@ def find_results(paths: Sequence[Path]) -> tuple[list[Entry], list[Path]]:
 
 def _has_rows(data: Any) -> bool:
     """Whether a file holds rows of an evaluation, these or older ones, and nothing else."""
-    needed = {f.name for f in fields(ResultRow) if f.default is MISSING}
+    if not isinstance(data, list) or not data or not all(isinstance(row, dict) for row in data):
+        return False
     known = {f.name for f in fields(ResultRow)}
-    return (
-        isinstance(data, list) and bool(data) and all(isinstance(r, dict) and needed <= set(r) <= known for r in data)
-    )
+    needed = {f.name for f in fields(ResultRow) if f.default is MISSING}
+    return all(needed <= set(row) <= known for row in data)
 
 
 def tables(entries: Sequence[Entry], split: bool = False) -> list[Table]:
@@ -108,12 +108,9 @@ def markdown(found: Sequence[Table]) -> str:
 
 
 def _markdown(table: Table) -> str:
-    lines = [
-        f"**{table.task}, {table.goals}** ({table.note})",
-        "",
-        "| method | search | success | 95 % interval | steps allowed | ms per plan, p50 / p95 | hardware | commit | file |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    head = ["method", "search", "success", "95 % interval", "steps allowed", "ms per plan, p50 / p95", "hardware"]
+    head += ["commit", "file"]
+    lines = [f"**{table.task}, {table.goals}** ({table.note})", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for entry in table.entries:
         row = entry.row
         times = f"{row.plan_ms_p50:.1f} / {row.plan_ms_p95:.1f}" if row.candidates else "-"

@@ -1,4 +1,4 @@
-"""Rules of difficulty by name: which goals, how near, for how long, in which world; and `lewm manifest`, which draws them.
+"""Rules of difficulty by name: which goals, how near, for how long, in which world. `lewm manifest` draws by them.
 
 Adding a rule is one row of `RULES`.
 """
@@ -122,7 +122,7 @@ def files(goals: Sequence[GoalSet], out: Path) -> list[Path]:
 
 
 def write(manifests: Sequence[Manifest], paths: Sequence[Path]) -> str:
-    """Save manifests and say what is in them. Raises ValueError where a file holds another one; nothing is written then."""
+    """Save manifests and say what is in them. Raises ValueError, and writes none, where a file holds another one."""
     for manifest, path in zip(manifests, paths, strict=True):
         if path.exists():
             keep_manifest(manifest, path)
