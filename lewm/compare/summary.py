@@ -231,7 +231,7 @@ def _measures(group: Sequence[Summary]) -> str:
 
 
 def _over_seeds(group: Sequence[Summary]) -> str:
-    """Success of every objective over goal sets, planning costs and training seeds; a goal set and cost is a stratum."""
+    """Success over goal sets, planning costs and training seeds; a stratum is one goal set with one cost."""
     scores = [[success.by_seed for success in x.success] for x in group]
     lines = []
     for x, ours in zip(group, scores):

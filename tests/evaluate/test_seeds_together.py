@@ -1,0 +1,69 @@
+"""Interquartile mean, probability of improvement and their intervals over training seeds, against naive ones."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from lewm.evaluate.seeds import (
+    interquartile_mean,
+    interquartile_mean_interval,
+    probability_of_improvement,
+    probability_of_improvement_interval,
+)
+
+
+def test_the_interquartile_mean_is_that_of_the_middle_half() -> None:
+    assert interquartile_mean([[1, 2, 3, 4], [8, 7, 6, 5]]) == 4.5  # 3, 4, 5, 6
+    assert interquartile_mean([[0, 10, 50]]) == 20  # a quarter of three is no whole score
+    assert interquartile_mean([[-90, 1], [2, 3, 99]]) == 2
+    assert interquartile_mean([[0.25]]) == 0.25
+
+
+def test_its_interval_is_that_of_all_resamples() -> None:
+    """Two strata of three seeds have 27 x 27 equally likely resamples."""
+    strata = [(0.1, 0.4, 0.5), (0.6, 0.9, 0.8)]
+    every = []
+    for one, other in itertools.product(*(itertools.product(stratum, repeat=3) for stratum in strata)):
+        middle = sorted([*one, *other])[1:5]
+        every.append(sum(middle) / 4)
+    low, high = interquartile_mean_interval(strata, np.random.default_rng(0), resamples=40_000)
+    assert (low, high) == pytest.approx(np.quantile(every, [0.025, 0.975]).tolist(), abs=0.006)
+    assert low < interquartile_mean(strata) < high
+
+
+def test_seeds_are_resampled_within_their_stratum() -> None:
+    """Six scores in one stratum would mix; three equal ones in each of two cannot."""
+    rng = np.random.default_rng(0)
+    assert interquartile_mean_interval([[0, 0, 0], [1, 1, 1]], rng) == (0.5, 0.5)
+    low, high = interquartile_mean_interval([[0, 0, 0, 1, 1, 1]], rng)
+    assert low < 0.25 < 0.75 < high
+    assert interquartile_mean_interval([[0.3], [0.5]], rng) == (0.4, 0.4)  # nothing to resample
+
+
+def test_the_probability_of_improvement_counts_pairs() -> None:
+    assert probability_of_improvement([[1, 2]], [[1, 3]]) == 0.375  # tie, lost, won, lost
+    assert probability_of_improvement([[1, 2], [5]], [[1, 3], [4, 4, 4]]) == pytest.approx((0.375 + 1) / 2)
+    assert probability_of_improvement([[3, 4]], [[1, 2]]) == 1
+    ours, theirs = [[0.1, 0.7, 0.5]], [[0.2, 0.5]]
+    assert probability_of_improvement(ours, theirs) + probability_of_improvement(theirs, ours) == 1
+
+
+def test_its_interval_is_that_of_all_resamples_of_both() -> None:
+    ours, theirs = (0.2, 0.6, 0.7), (0.3, 0.5)
+    every = [
+        np.mean([(x > y) + 0.5 * (x == y) for x in a for y in b])
+        for a in itertools.product(ours, repeat=3)
+        for b in itertools.product(theirs, repeat=2)
+    ]
+    found = probability_of_improvement_interval([ours], [theirs], np.random.default_rng(0))
+    assert found == pytest.approx(np.quantile(every, [0.025, 0.975]).tolist())
+    assert probability_of_improvement_interval([(1, 2)], [(0, 0)], np.random.default_rng(0)) == (1, 1)
+
+
+def test_what_cannot_be_pooled_is_refused() -> None:
+    for scores in ([], [[0.1], []]):
+        with pytest.raises(ValueError, match="each must have at least one"):
+            interquartile_mean(scores)
+    with pytest.raises(ValueError, match="2 strata against 1; both must be scored on the same ones"):
+        probability_of_improvement([[1], [2]], [[1]])
