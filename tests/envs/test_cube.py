@@ -305,3 +305,37 @@ def test_a_missing_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "ogbench", None)
     with pytest.raises(ImportError, match=r"^lewm/Cube-v0 needs ogbench: pip install 'lewm\[tasks\]'$"):
         _cube_env()
+
+
+def quaternion(angle: float, *axis: float) -> np.ndarray:
+    return np.array([np.cos(angle / 2), *(np.sin(angle / 2) * np.array(axis) / np.sqrt(np.sum(np.square(axis))))])
+
+
+def product(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    w, v = one[0], one[1:]
+    return np.array([w * other[0] - v @ other[1:], *(w * other[1:] + other[0] * v + np.cross(v, other[1:]))])
+
+
+def test_turn_is_the_smallest_angle_to_a_block_that_looks_alike(cube: Cube) -> None:
+    """Against the 24 rotations of a cube, made here of quarter turns."""
+    group = [quaternion(0, 0, 0, 1)]
+    for _ in range(8):
+        for turn in (quaternion(np.pi / 2, 0, 0, 1), quaternion(np.pi / 2, 1, 0, 0)):
+            group += [
+                new for old in group if not any(abs(abs((new := product(old, turn)) @ g) - 1) < 1e-9 for g in group)
+            ]
+    assert len(group) == 24
+    rng = np.random.default_rng(0)
+    drawn = rng.normal(size=(40, 2, 4))
+    drawn /= np.sqrt((drawn**2).sum(-1, keepdims=True))
+    states = np.tile(np.array(cube.home_state), (40, 2, 1))
+    states[..., 3:7] = drawn
+    naive = [min(2 * np.arccos(min(1.0, abs(product(a, g) @ b))) for g in group) for a, b in drawn]
+    np.testing.assert_allclose(cube.turn(states[:, 0], states[:, 1]), naive, atol=1e-6)
+    assert max(naive) < 1.1
+    placed_at = {degrees: np.array(cube.home_state) for degrees in (0, 15, 45, 90)}
+    for degrees, state in placed_at.items():
+        state[3:7] = quaternion(np.deg2rad(degrees), 0, 0, 1)
+    seen = {degrees: float(np.rad2deg(cube.turn(state, placed_at[0]))) for degrees, state in placed_at.items()}
+    assert seen == pytest.approx({0: 0, 15: 15, 45: 45, 90: 0}, abs=1e-4)
+    assert cube.success_turn == pytest.approx(np.deg2rad(20))

@@ -1,4 +1,4 @@
-"""Two results goal by goal: counts, what is refused, videos of what differs, and what a folder needs to be run again."""
+"""Two results goal by goal: counts, refusals, videos of what differs, and what a folder needs to be run again."""
 
 import json
 import shutil

@@ -1,9 +1,12 @@
 """Goals needed to tell two rates apart: textbook numbers, and the exact power by counting every outcome."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 
+from lewm import cli
 from lewm.evaluate.power import (
     agreement_range,
     independent_agreement,
@@ -99,3 +102,21 @@ def test_what_cannot_be_is_refused() -> None:
         rates_at(5)
     with pytest.raises(ValueError, match=r"takes about \d+ goals, more than the 100000 this looks at"):
         paired_goals(0.5, 0.501, 0.5)
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["power", "--rates", "0.8", "0.9", "--json", str(tmp_path / "rows.json")])
+    out = capsys.readouterr().out
+    assert "half-way" in out and "151" in out and out == table(power_rows([(0.8, 0.9)]), 0.8, 0.05) + "\n"
+    assert [row["paired"] for row in json.loads((tmp_path / "rows.json").read_text())] == [215, 151, 78]
+    cli.main(["power", "--difference", "0.1", "--agreement", "0.9", "--power", "0.9", "--alpha", "0.01"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "goals needed for 90 % power, two-sided at 1 %" and len(lines) == 2 + 6 + 1
+    for words, expected in (
+        (["--rates", "0.8", "0.8"], "the rates are 0.8 and 0.8; they must differ"),
+        (["--difference", "0.1", "--agreement", "0.99"], "agreement is 0.99; two methods with rates 0.5 and 0.6 agree"),
+    ):
+        with pytest.raises(SystemExit):
+            cli.main(["power", *words])
+        err = capsys.readouterr().err
+        assert expected in err and err.count("\n") == 1

@@ -17,7 +17,7 @@ from lewm.checkpoint import Checkpoint
 from lewm.data.store import Store
 from lewm.evaluate.evaluate import EvaluateConfig, Evaluated, evaluate, held_out_manifests
 from lewm.evaluate.logged import Logged, read_outcomes
-from lewm.evaluate.manifest import GoalSet
+from lewm.evaluate.manifest import GoalSet, make_manifest, stand
 from lewm.evaluate.methods import PlanConfig
 from lewm.evaluate.report import distance_bins, rebuild_report, report_run, write_report
 from lewm.evaluate.report_cards import film_strip, make_cards
@@ -137,6 +137,20 @@ def test_the_goal_and_the_start_are_those_of_the_manifest(run, traces):
         problem = manifest.problems[trace.problem]
         assert np.array_equal(trace.goal_frame, task.goal_image(problem.goal_state))
         assert np.array_equal(trace.seen_FYXC[0], task.goal_image(problem.start_state))
+
+
+def test_an_episode_in_a_shifted_world_is_shown_in_that_world(run, tiny_store):
+    evaluated, checkpoint, bank, _ = run
+    goals = GoalSet("shifted", offset=10, budget=12, count=2, shift=("floor", "agent"))
+    manifest = make_manifest(goals, tiny_store, np.arange(8), 0)
+    shifted = dataclasses.replace(evaluated[0], manifest=manifest)
+    for trace in trace_problems(shifted, checkpoint, [0, 1], bank):
+        problem = manifest.problems[trace.problem]
+        task = stand(manifest, problem)
+        assert np.array_equal(trace.goal_frame, task.goal_image(problem.goal_state))
+        assert np.array_equal(trace.seen_FYXC[0], task.render())
+        task.vary({})
+        assert not np.array_equal(trace.seen_FYXC[0], task.render())
 
 
 def test_watching_stops_with_the_problem_not_with_the_batch(run):
