@@ -65,6 +65,7 @@ def add_power(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--power", type=float, default=0.8, help="probability of finding the difference (default 0.8)")
     sub.add_argument("--alpha", type=float, default=0.05, help="two-sided level of the test (default 0.05)")
+    sub.add_argument("--n", type=int, metavar="GOALS", help="also say how likely so many shared goals find it")
     add_json(sub)
 
 
@@ -73,9 +74,9 @@ def power(args: argparse.Namespace) -> None:
     from lewm.evaluate import power
 
     pairs = power.rates_at(args.difference) if args.difference is not None else [tuple(args.rates)]
-    rows = power.power_rows(pairs, args.agreement, args.power, args.alpha)
+    rows = power.power_rows(pairs, args.agreement, args.power, args.alpha, args.n)
     write_rows(args.json, rows)
-    print(power.table(rows, args.power, args.alpha))
+    print(power.table(rows, args.power, args.alpha, args.n))
 
 
 def add_leaderboard(sub: argparse.ArgumentParser) -> None:

@@ -30,6 +30,8 @@ class PowerRow:
     """Goals, the same for both methods, for the exact McNemar test."""
     unpaired: int
     """Goals of each method, all different, for the two-proportion z test."""
+    chance: float | None = None
+    """Probability of finding the difference with a given number of shared goals; None where none was given."""
 
 
 def unpaired_goals(low: float, high: float, power: float = 0.8, alpha: float = SIGNIFICANT) -> int:
@@ -103,11 +105,15 @@ def power_rows(
     agreement: float | None = None,
     power: float = 0.8,
     alpha: float = SIGNIFICANT,
+    n: int | None = None,
 ) -> list[PowerRow]:
     """Goals needed for every pair of rates: at the given agreement, or at no, half and full relation between methods.
 
-    With full relation the worse method never reaches a goal that the better one misses.
+    With full relation the worse method never reaches a goal that the better one misses. n: shared goals whose chance
+    of finding the difference is wanted too.
     """
+    if n is not None and not 1 <= n <= MOST:
+        raise ValueError(f"--n is {n}; it must lie in 1..{MOST} goals")
     rows = []
     for rates in pairs:
         low, high = min(rates), max(rates)
@@ -117,7 +123,9 @@ def power_rows(
         levels = [(alone, "independent"), ((alone + most) / 2, "half-way"), (most, "most possible")]
         unlike = {round(level, 9): (level, what) for level, what in reversed(levels)}
         for level, what in reversed(unlike.values()) if agreement is None else [(agreement, "given")]:
-            rows.append(PowerRow(low, high, level, what, paired_goals(low, high, level, power, alpha), unpaired))
+            paired = paired_goals(low, high, level, power, alpha)
+            chance = None if n is None else mcnemar_power(n, low, high, level, alpha)
+            rows.append(PowerRow(low, high, level, what, paired, unpaired, chance))
     return rows
 
 
@@ -129,13 +137,16 @@ def rates_at(difference: float) -> list[tuple[float, float]]:
     return [(round(top - difference, 10), top) for top in tops if top - difference >= 0]
 
 
-def table(rows: Sequence[PowerRow], power: float, alpha: float) -> str:
+def table(rows: Sequence[PowerRow], power: float, alpha: float, n: int | None = None) -> str:
     """The rows as aligned text."""
     head = f"goals needed for {100 * power:g} % power, two-sided at {100 * alpha:g} %"
-    lines = [head, f"{'rates':<17} {'agreement':>9}  {'':<13} {'paired':>7} {'unpaired, each':>15}"]
+    more = "" if n is None else f"   found with {n}, paired"
+    lines = [head, f"{'rates':<17} {'agreement':>9}  {'':<13} {'paired':>7} {'unpaired, each':>15}{more}"]
     for row in rows:
         rates = f"{100 * row.low:g} % and {100 * row.high:g} %"
-        lines.append(f"{rates:<17} {100 * row.agreement:>7.1f} %  {row.what:<13} {row.paired:>7} {row.unpaired:>15}")
+        found = "" if row.chance is None else f"{100 * row.chance:>{len(more) - 2}.0f} %"
+        needed = f"{row.what:<13} {row.paired:>7} {row.unpaired:>15}{found}"
+        lines.append(f"{rates:<17} {100 * row.agreement:>7.1f} %  {needed}")
     lines.append("paired: both methods on the same manifest, exact McNemar; unpaired: each on goals of its own, z test")
     return "\n".join(lines)
 

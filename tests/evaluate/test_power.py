@@ -112,7 +112,13 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     cli.main(["power", "--difference", "0.1", "--agreement", "0.9", "--power", "0.9", "--alpha", "0.01"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "goals needed for 90 % power, two-sided at 1 %" and len(lines) == 2 + 6 + 1
+    cli.main(["power", "--rates", "0.8", "0.9", "--n", "78"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].endswith("found with 78, paired") and lines[4].endswith(" 80 %")  # as many as it takes
+    chances = [row.chance for row in power_rows([(0.8, 0.9)], n=50)]
+    assert chances == pytest.approx([mcnemar_power(50, 0.8, 0.9, agreement) for agreement in (0.74, 0.82, 0.9)])
     for words, expected in (
+        (["--rates", "0.8", "0.9", "--n", "0"], "--n is 0; it must lie in 1..100000 goals"),
         (["--rates", "0.8", "0.8"], "the rates are 0.8 and 0.8; they must differ"),
         (["--difference", "0.1", "--agreement", "0.99"], "agreement is 0.99; two methods with rates 0.5 and 0.6 agree"),
     ):

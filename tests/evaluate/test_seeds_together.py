@@ -1,10 +1,13 @@
 """Interquartile mean, probability of improvement and their intervals over training seeds, against naive ones."""
 
 import itertools
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lewm.compare import load_rows, table
 from lewm.evaluate.seeds import (
     interquartile_mean,
     interquartile_mean_interval,
@@ -67,3 +70,18 @@ def test_what_cannot_be_pooled_is_refused() -> None:
             interquartile_mean(scores)
     with pytest.raises(ValueError, match="2 strata against 1; both must be scored on the same ones"):
         probability_of_improvement([[1], [2]], [[1]])
+
+
+def test_the_comparison_of_objectives_says_it_of_several_seeds() -> None:
+    """The committed rows, once more under a second seed in which nothing was reached."""
+    committed = Path(__file__).parent.parent.parent / "docs" / "results" / "compare" / "objectives_two_room.json"
+    first = [row for row in load_rows(committed) if row.objective in ("sigreg", "vicreg")]
+    assert "interquartile mean" not in table(first)
+    failed = [replace(s, successes=0, success=0.0, low=0.0, high=0.05) for s in first[0].success]
+    text = table([*first, *(replace(row, seed=1, success=tuple(failed)) for row in first)])
+    part = text[text.index("Success in % over all goal sets") :].split("\n\n")[1].splitlines()
+    assert len(part) == 4 and part[0].startswith("| objective | success, interquartile mean |")
+    best = part[2].split(" | ")
+    rates = [[s.success, 0.0] for s in next(r for r in first if f"| {r.objective}" == best[0]).success]
+    assert best[1].startswith(f"{100 * interquartile_mean(rates):.1f} (") and best[2] == "- |"
+    assert part[3].split(" | ")[2].startswith("0.")
