@@ -62,8 +62,8 @@ def runs(args: argparse.Namespace) -> None:
     if args.videos < 0:
         raise ValueError(f"--videos is {args.videos}; give 0 for none, or how many")
     run_a, run_b = args.runs
-    methods = (args.methods * 2)[:2] if len(args.methods) == 1 else args.methods or [None, None]
-    pairs = pair_up(run_a, run_b, *methods, args.goals)
+    methods = args.methods or [None]
+    pairs = pair_up(run_a, run_b, methods[0], methods[-1], args.goals)
     rows = [versus(pair, run_a, run_b, args.seed) for pair in pairs]
     write_rows(args.json, rows)
     print("\n\n".join(text(row) for row in rows), flush=True)

@@ -17,6 +17,7 @@ from lewm.schema import describe
 
 ROOT = Path(lewm.__file__).parent.parent
 COMMANDS = ("demo", "collect", "inspect", "train", "plan", "evaluate", "report", "bench", "doctor")
+COMMANDS += ("manifest", "compare", "power", "leaderboard")
 RUN_COMMANDS = {
     "demo": [],
     "collect": ["--out", "x"],
