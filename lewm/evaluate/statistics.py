@@ -55,8 +55,8 @@ def bootstrap_difference(
     """Percentile interval of the difference of two success rates (ours - theirs), goals resampled in pairs.
 
     How often goals won, lost and tied are drawn is multinomial, so the counts are drawn and not the goals. Where the
-    methods never differ the interval is (0, 0): a bootstrap knows nothing of goals it did not see. (0, 0) without goals
-    would be a lie, so that is a ValueError.
+    methods never differ the interval is (0, 0): a bootstrap knows nothing of goals it did not see. Raises ValueError
+    without goals, and for outcomes that do not pair up.
     """
     wins, losses = _discordant("bootstrap_difference", ours, theirs)
     n = len(ours)
