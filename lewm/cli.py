@@ -133,6 +133,13 @@ def add_evaluate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--out", type=Path, help="folder for manifests, outcomes, results.json, report.html")
     sub.add_argument("--seed", type=int, help="seed (default: the run's own)")
     sub.add_argument("--against", metavar="METHOD", help="row that the others are tested against (default: the best)")
+    sub.add_argument(
+        "--shift",
+        nargs="*",
+        metavar="FACTOR",
+        help="also the same pairs in changed worlds, one goal set for each word: a factor of variation of the task, "
+        "picture, physics, or all at once (default: all)",
+    )
     add_device(sub)
     add_json(sub)
     sub.set_defaults(

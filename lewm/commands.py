@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from lewm.checkpoint import load
     from lewm.data.store import Store
     from lewm.evaluate.evaluate import with_baselines
-    from lewm.evaluate.manifest import load_manifest
+    from lewm.evaluate.manifest import load_manifest, with_shifts
     from lewm.evaluate.report import report_run
     from lewm.evaluate.significance import marked_table
 
@@ -104,6 +104,14 @@ def evaluate(args: argparse.Namespace) -> None:
         raise ValueError(f"--against {args.against} is no method of this run; its methods are {', '.join(names)}")
     checkpoint = load(args.checkpoint, str(pipeline.pick_device(args.device)))
     store = Store.open(args.data) if args.data is not None else None
+    if args.shift is not None:
+        if args.manifest:
+            raise ValueError(
+                "--shift draws worlds for pairs it draws itself: leave out --manifest, or write shifted manifests with "
+                "`lewm manifest --rule shift`"
+            )
+        goals = with_shifts(run.evaluate.goals, args.shift or ["all"])
+        run = replace(run, evaluate=replace(run.evaluate, goals=goals))
     if args.manifest:
         manifests = [load_manifest(path) for path in args.manifest]
         evaluated = pipeline.measure_manifests(run, checkpoint, manifests, args.out)

@@ -288,3 +288,35 @@ def test_evaluate_needs_goals(run_file: Path, tiny_checkpoint_path: Path, tmp_pa
     words = ["evaluate", str(run_file), "--checkpoint", str(tiny_checkpoint_path), "--out", str(tmp_path / "o")]
     code, _, err = run(capsys, *words)
     assert code == 1 and "evaluate needs goals: pass --data" in err and err.count("\n") == 1
+
+
+def test_evaluate_in_shifted_worlds(
+    run_file: Path, tiny_store: Store, tiny_checkpoint_path: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "e"
+    common = [
+        "evaluate",
+        str(run_file),
+        "--checkpoint",
+        str(tiny_checkpoint_path),
+        "--device",
+        "cpu",
+        "--out",
+        str(out),
+    ]
+    code, _, err = run(capsys, *common, "--data", str(tiny_store.path), "--shift", "speed", "picture")
+    assert code == 0, err
+    rows = json.loads((out / "results.json").read_text())
+    assert {r["goals"] for r in rows} == {"near", "near_speed", "near_picture"}
+    plain, slow, repainted = (
+        json.loads((out / "evaluation" / f"manifest_{name}.json").read_text())["problems"]
+        for name in ("near", "near_speed", "near_picture")
+    )
+    assert [p["start_state"] for p in plain] == [p["start_state"] for p in slow]
+    assert not plain[0]["variation"] and slow[0]["variation"].keys() == {"speed"}
+    assert {"floor", "wall", "agent"} <= repainted[0]["variation"].keys()
+    code, _, err = run(capsys, *common, "--data", str(tiny_store.path), "--shift", "sped")
+    assert code == 1 and "shift names 'sped', did you mean 'speed'?" in err
+    manifest = str(out / "evaluation" / "manifest_near.json")
+    code, _, err = run(capsys, *common, "--manifest", manifest, "--shift")
+    assert code == 1 and "--shift draws worlds for pairs it draws itself" in err and err.count("\n") == 1

@@ -5,7 +5,8 @@ Pairs come from held-out episodes. Pairs that are solved at the start are left o
 
 import math
 import zlib
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,6 +101,18 @@ class Manifest:
     problems: tuple[Problem, ...]
     held_out: tuple[int, ...] = ()
     """Episodes the pairs were drawn from; empty in older manifests."""
+
+
+def with_shifts(goals: Sequence[GoalSet], words: Sequence[str]) -> tuple[GoalSet, ...]:
+    """The goal sets, and after each the same pairs in worlds where a factor is shifted, one set NAME_WORD per word."""
+    return tuple(
+        one
+        for plain in goals
+        for one in (
+            plain,
+            *(replace(plain, name=f"{plain.name}_{w}", pairs=plain.pairs or plain.name, shift=(w,)) for w in words),
+        )
+    )
 
 
 def save_manifest(manifest: Manifest, path: Path) -> None:
