@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lewm.bench.front import front_markdown, load_front
 from lewm.cli import build_parser
@@ -32,6 +33,12 @@ def test_every_path_it_names_exists() -> None:
         assert (ROOT / path).exists(), path
     for path in re.findall(r"\]\(((?!http)[\w/.-]+)\)", README):
         assert (ROOT / path).exists(), path
+
+
+def test_its_run_for_a_task_of_your_own_is_the_one_that_is_tested() -> None:
+    pages = (README, (ROOT / "docs" / "own_task.md").read_text())
+    shown, tested = (yaml.safe_load(re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[0]) for page in pages)
+    assert shown == tested
 
 
 def test_the_constraints_and_the_project_name_the_same_packages() -> None:
