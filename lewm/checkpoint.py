@@ -1,12 +1,13 @@
 """A checkpoint is a folder: `model.safetensors`, `config.json`, `README.md`. Loading executes nothing.
 
+A frozen encoder is named in it, not copied: its path, and the SHA-256 of its weights, without which it is refused.
 `config.json` holds all that the weights alone do not say: architecture, frame skip, action and pixel statistics, the
 task and the renderer it saw. Trainer state lives elsewhere (`lewm.train`).
 """
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lewm.cost_to_go import CostToGo, CostToGoConfig
+from lewm.nets.frozen import FrozenConfig, FrozenEncoder, frozen_in
 from lewm.proposal import Proposal, ProposalConfig
 from lewm.readout import Readout, ReadoutConfig
 from lewm.schema import build
@@ -94,7 +96,7 @@ def save_checkpoint(
     header = {
         "format": FORMAT,
         "version": VERSION,
-        "model": asdict(model.config),
+        "model": asdict(_with_full_path(model.config)),
         "facts": asdict(model.facts),
         "origin": asdict(origin),
         "cost_to_go": asdict(cost_to_go.config) if cost_to_go else None,
@@ -141,7 +143,7 @@ def load(path: str | Path, device: str = "cpu") -> Checkpoint:
         raise ValueError(
             f"{folder / 'model.safetensors'} cannot be read ({error}): copy the checkpoint again"
         ) from error
-    model = WorldModel(header.model, header.facts)
+    model = _build_model(header, tensors, folder)
     parts: dict[str, nn.Module] = {"model": model}
     head = CostToGo(header.cost_to_go, model.latent_dim, model.tokens) if header.cost_to_go else None
     if head is not None:
@@ -159,6 +161,29 @@ def load(path: str | Path, device: str = "cpu") -> Checkpoint:
     for part in parts.values():
         part.to(device).eval().requires_grad_(False)
     return Checkpoint(model, head, header.origin, folder, proposal, readout)
+
+
+def _build_model(header: _Header, tensors: dict[str, Tensor], folder: Path) -> WorldModel:
+    """The model of a folder; a frozen encoder is looked for, and its weights are compared, before anything else."""
+    try:
+        model = WorldModel(header.model, header.facts)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{folder} was trained on a frozen encoder: {error}; where it moved, set model.encoder.path in "
+            f"{folder / 'config.json'}"
+        ) from error
+    for name, module in model.named_modules():
+        if isinstance(module, FrozenEncoder):
+            module.check_weights(tensors.get(f"model.{name}.weights_sha256"))
+    return model
+
+
+def _with_full_path(config: ModelConfig) -> ModelConfig:
+    """The same with a frozen encoder's folder named so that it is found from every working directory."""
+    encoder = config.encoder
+    if not isinstance(encoder, FrozenConfig) or not Path(encoder.path).expanduser().is_dir():
+        return config
+    return replace(config, encoder=replace(encoder, path=str(Path(encoder.path).expanduser().resolve())))
 
 
 def _read_header(path: Path) -> _Header:
@@ -196,9 +221,12 @@ def _card(header: dict[str, Any], model: WorldModel) -> str:
     count = sum(p.numel() for p in model.parameters())
     head = "with" if header["cost_to_go"] else "without"
     proposal = "with" if header["proposal"] else "without"
+    encoder = f"{config['encoder']['name']} encoder"
+    if (frozen := frozen_in(model.encoder)) is not None:
+        encoder += f" ({frozen.config.path}, SHA-256 {frozen.backbone.weights_sha256}, not in this folder)"
     return f"""# lewm world model: {origin["task"]}
 
-{config["encoder"]["name"]} encoder, {config["predictor"]["name"]} predictor, {count:,} parameters,
+{encoder}, {config["predictor"]["name"]} predictor, {count:,} parameters,
 {model.tokens} token(s) of width {model.latent_dim} per frame, {head} a cost-to-go head, {proposal} a proposal.
 One prediction spans {config["frame_skip"]} actions.
 

@@ -230,6 +230,13 @@ COMMANDS: tuple[tuple[Callable[[argparse.Namespace], None], Parser, str, str], .
         "Check a store before training on it; a finding is good, look or bad and says what to do. Exit code 1 for bad.",
     ),
     (
+        commands_data.cache_features,
+        commands_data.add_cache_features,
+        "encode a store once with a frozen encoder",
+        "Compute and store the features of every frame, so that training does not run the frozen encoder. States bytes "
+        "per frame and in all, then goes on where a killed one stopped. Training finds them beside the store.",
+    ),
+    (
         commands.train,
         add_train,
         "train a world model and its cost-to-go",

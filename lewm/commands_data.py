@@ -1,4 +1,4 @@
-"""The commands on recordings: import, export, merge, inspect, preview, audit; their options and what they do."""
+"""The commands on recordings: import, export, merge, inspect, preview, audit, cache-features; options and deeds."""
 
 import argparse
 import time
@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from lewm.cli_shared import add_json
+from lewm.cli_shared import add_device, add_json
 from lewm.commands import write_rows
 
 CODECS = ("raw", "png", "webp", "jpeg")
@@ -175,6 +175,43 @@ def audit(args: argparse.Namespace) -> None:
     print(table(result))
     if result.verdict == "bad":
         raise SystemExit(1)
+
+
+def add_cache_features(sub: argparse.ArgumentParser) -> None:
+    """Options of `lewm cache-features`."""
+    _add_store(sub)
+    sub.add_argument("--encoder", required=True, metavar="PATH", help="folder of the encoder, or its name on the hub")
+    sub.add_argument("--grid", type=int, default=4, metavar="N", help="tokens per side, as model.encoder.grid (4)")
+    sub.add_argument("--size", type=int, metavar="N", help="pixels, as model.encoder.size (default: the encoder's own)")
+    sub.add_argument(
+        "--compute",
+        choices=["float32", "bfloat16"],
+        default="float32",
+        help="precision the encoder runs in, as model.encoder.compute (default float32)",
+    )
+    sub.add_argument(
+        "--precision",
+        choices=["float16", "float32"],
+        default="float16",
+        help="precision features are stored in (default float16)",
+    )
+    sub.add_argument("--batch", type=int, default=64, metavar="N", help="frames encoded at once (default 64)")
+    add_device(sub)
+
+
+def cache_features(args: argparse.Namespace) -> None:
+    """Encode all frames of a store with a frozen encoder."""
+    if args.batch < 1:
+        raise ValueError(f"--batch is {args.batch}; it must be at least 1")
+    from lewm.data.store import Store
+    from lewm.nets.frozen import FrozenConfig
+    from lewm.nets.frozen.cache import cache_features, plan_features
+    from lewm.pipeline import pick_device
+
+    config = FrozenConfig(path=args.encoder, grid=args.grid, size=args.size, compute=args.compute)
+    plan = plan_features(Store.open(args.data), config, args.precision, pick_device(args.device))
+    print(plan.describe(), flush=True)
+    print(f"features   {cache_features(plan, args.batch).folder}")
 
 
 def mapping(text: str) -> dict[str, Any]:

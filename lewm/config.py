@@ -15,7 +15,7 @@ import yaml
 from lewm.cost_to_go import CostToGoConfig
 from lewm.data.collect import CollectConfig
 from lewm.evaluate.evaluate import EvaluateConfig
-from lewm.objectives import ObjectiveConfig, SigRegConfig
+from lewm.objectives import RunObjective, SigRegConfig
 from lewm.proposal import ProposalConfig
 from lewm.readout import ReadoutConfig
 from lewm.schema import SchemaError, build, describe
@@ -35,7 +35,7 @@ class RunConfig:
     """Recording."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """Architecture."""
-    objective: ObjectiveConfig = field(default_factory=SigRegConfig)
+    objective: RunObjective = field(default_factory=SigRegConfig)
     """What the world model is trained for, and what keeps its latent from collapsing."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """Training."""

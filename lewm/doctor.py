@@ -21,7 +21,7 @@ class Finding:
     mend: str = ""
 
 
-EXTRAS = {"pytest": "test", "hypothesis": "test", "ruff": "dev", "mypy": "dev"}
+EXTRAS = {"transformers": "frozen", "pytest": "test", "hypothesis": "test", "ruff": "dev", "mypy": "dev"}
 """Optional modules and the extra that installs them."""
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lewm.data.store import Store, split_episodes
 from lewm.data.windows import Windows
+from lewm.nets.frozen.cache import features_for
 from lewm.progress import Stage
 from lewm.train import save_atomically, step_seed
 from lewm.world_model import WorldModel
@@ -85,16 +86,21 @@ def encode_store(model: WorldModel, store: Store, episodes: np.ndarray, quiet: b
 
     A goal is a single picture: with stacked frames it is stacked with itself, so that a goal means a pose at rest and
     the head learns when that picture is passed, whatever the velocity. What was measured beside it is not known.
+    Cached features of a frozen encoder are taken where there are any.
     """
-    seen = Windows(store, model.config.window(1), episodes, "auto", model.device)
+    features = features_for(model.encoder, store)
+    seen = Windows(store, model.config.window(1), episodes, "auto", model.device, features, features is None)
     stacked, frame = model.config.frame_stack, slice(-model.facts.channels, None)
     alike = stacked == 1 and not model.config.proprio
     latents, goals = [], []
     with Stage("encode", len(seen), "frames", quiet) as stage:
         for index in np.array_split(np.arange(len(seen)), max(1, len(seen) // 512)):
             batch = seen.batch(index)
-            latents.append(model.encode(batch.pixels_BTCYX, batch.proprio_BTP)[:, 0])
-            if not alike:
+            latents.append(model.encode_batch(batch)[:, 0])
+            if not alike and features is not None and batch.feature_BTPKD is not None:
+                newest_BTPKD = batch.feature_BTPKD[:, :, -features.meta.pictures :]
+                goals.append(model.encode_features(newest_BTPKD.repeat(1, 1, stacked, 1, 1))[:, 0])
+            elif not alike:
                 newest_BTCYX = batch.pixels_BTCYX[:, :, frame]
                 goals.append(model.encode_picture(newest_BTCYX.repeat(1, 1, stacked, 1, 1))[:, 0])
             stage.update(len(index))

@@ -88,9 +88,15 @@ def fit_linear(fit_ND: Tensor, fit_NS: Tensor, ridge: float = 1e-3, floor: float
     """
     mean_D, std_D = fit_ND.double().mean(0), fit_ND.double().std(0).clamp(min=floor)
     feature_ND = torch.cat([(fit_ND - mean_D) / std_D, torch.ones(len(fit_ND), 1, dtype=torch.float64)], 1)
-    gram_DD = feature_ND.T @ feature_ND / len(feature_ND)
-    gram_DD.diagonal().add_(ridge)
-    weight_DS = torch.linalg.solve(gram_DD, feature_ND.T @ fit_NS.double() / len(feature_ND))
+    samples, width = feature_ND.shape
+    if width <= samples:
+        gram_DD = feature_ND.T @ feature_ND / samples
+        gram_DD.diagonal().add_(ridge)
+        weight_DS = torch.linalg.solve(gram_DD, feature_ND.T @ fit_NS.double() / samples)
+    else:  # the same regression, by a system as large as the samples: the tokens of a frozen encoder are wide
+        gram_NN = feature_ND @ feature_ND.T / samples
+        gram_NN.diagonal().add_(ridge)
+        weight_DS = feature_ND.T @ torch.linalg.solve(gram_NN, fit_NS.double() / samples)
     slope_DS = weight_DS[:-1] / std_D[:, None]
     return slope_DS.float(), (weight_DS[-1] - mean_D @ slope_DS).float()
 
@@ -169,7 +175,7 @@ def probe_model(
     started = time.perf_counter()
     was_training = model.training
     model.eval()
-    fit_latent, test_latent = (model.encode(part.pixels_BTCYX, part.proprio_BTP) for part in (fit, test))
+    fit_latent, test_latent = (model.encode_batch(part) for part in (fit, test))
     rolled, nats = _imagined(model, test_latent, test.action_BTA, history)
     model.train(was_training)
     target = test_latent[:, history:]

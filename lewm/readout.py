@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lewm.data.store import Store, split_episodes
 from lewm.data.windows import Windows
+from lewm.nets.frozen.cache import features_for
 from lewm.probes import fit_linear, r2_score, state_targets
 from lewm.world_model import WorldModel
 
@@ -85,11 +86,12 @@ def fit_readout(
 
 def _sample(model: WorldModel, store: Store, episodes: np.ndarray, seed: int) -> tuple[Tensor, Tensor]:
     """latent_FD and state_FS of at most MAX_FRAMES frames of the episodes."""
-    windows = Windows(store, model.config.window(1), episodes, "disk", model.device)
+    features = features_for(model.encoder, store)
+    windows = Windows(store, model.config.window(1), episodes, "disk", model.device, features, features is None)
     chosen = np.random.default_rng(seed).permutation(len(windows))[:MAX_FRAMES]
     latents, states = [], []
     for index in np.array_split(np.sort(chosen), -(-len(chosen) // 512)):
         batch = windows.batch(index)
-        latents.append(model.encode(batch.pixels_BTCYX, batch.proprio_BTP)[:, 0].flatten(1).cpu().float())
+        latents.append(model.encode_batch(batch)[:, 0].flatten(1).cpu().float())
         states.append(batch.state_BTS[:, 0].cpu())
     return torch.cat(latents), torch.cat(states)

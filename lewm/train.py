@@ -23,8 +23,10 @@ from lewm import distributed
 from lewm.data.proprio import measured
 from lewm.data.store import Store, split_episodes
 from lewm.data.windows import Batch, Windows, batch_indices
+from lewm.nets.frozen import frozen_in
+from lewm.nets.frozen.cache import FeatureUse, features_for
 from lewm.nets.variable import Followed
-from lewm.objectives import AddOnsConfig, Losses, Objective, ObjectiveConfig, build_objective
+from lewm.objectives import AddOnsConfig, Losses, Objective, RunObjective, build_objective
 from lewm.objectives.variable import with_variable
 from lewm.probes import Health, probe_model
 from lewm.progress import Stage
@@ -73,6 +75,9 @@ class TrainConfig:
     """torch.compile the encoder and the predictor (needs a C++ compiler or CUDA)."""
     resident: Literal["auto", "disk", "ram", "gpu"] = "auto"
     """Where the recordings live while training."""
+    features: FeatureUse = "auto"
+    """Features of a frozen encoder that `lewm cache-features` computed: taken where they are (auto), required
+    (cached), or left alone (live)."""
     log_every: int = 50
     """Steps between TensorBoard scalars."""
     probe_every: int = 500
@@ -149,7 +154,7 @@ def step_losses(
     model: WorldModel, batch: Batch, config: TrainConfig, objective: Objective, generator: torch.Generator
 ) -> Losses:
     """Encode a clip, predict it, score it: the whole forward pass of training."""
-    latent_BTKD = model.encode(batch.pixels_BTCYX, batch.proprio_BTP)
+    latent_BTKD = model.encode_batch(batch)
     if model.variable is None:
         predicted = predictions(model, latent_BTKD, batch.action_BTA, config)
         losses: Losses = objective(latent_BTKD, predicted, batch, generator)
@@ -230,7 +235,7 @@ class Trainer:
     def __init__(
         self,
         model_config: ModelConfig,
-        objective: ObjectiveConfig,
+        objective: RunObjective,
         config: TrainConfig,
         store: Store,
         out: Path,
@@ -243,19 +248,26 @@ class Trainer:
         self.store = store
         train_ids, held_ids = split_episodes(store.num_episodes, config.held_out, config.seed)
         spec = model_config.window(config.frames)
-        self.windows = Windows(store, spec, train_ids, config.resident, device)
-        self.held_windows = Windows(store, spec, held_ids, "disk", device)
         self.model = build_model(model_config, model_facts(store, model_config), config.seed).to(device)
+        features = features_for(self.model.encoder, store, config.features)
+        pictures = features is None or config.add_ons.decoder > 0
+        self.windows = Windows(store, spec, train_ids, config.resident, device, features, pictures)
+        self.held_windows = Windows(store, spec, held_ids, "disk", device, features, pictures)
+        self.shown = self.held_windows if pictures else Windows(store, spec, held_ids, "disk", device)
         self.objective = build_objective(objective, self.model, config.add_ons).to(device)
         self.trained = nn.ModuleList([self.model, self.objective])
         self.optimizer = make_optimizer(self.trained, config)
         self.bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda")
         self.step = 0
         parts = {"model": asdict(model_config), "objective": asdict(objective), "train": asdict(config)}
-        self.settings = flatten(parts | {"data": {"frames": store.num_frames, "task": store.meta.task}})
+        data = {"frames": store.num_frames, "task": store.meta.task}
+        if features is not None:  # rounded otherwise than live ones
+            data["features"] = features.meta.dtype
+        self.settings = flatten(parts | {"data": data})
         self.resume()
         if config.compile:
-            self.model.encoder.compile()
+            if frozen_in(self.model.encoder) is None:
+                self.model.encoder.compile()
             self.model.predictor.compile()
 
     @property
@@ -316,7 +328,7 @@ class Trainer:
         if distributed.rank() == 0:
             health = self.health()
             newest = slice(-self.model.facts.channels, None)
-            clip_TCYX = self.held_windows.batch(np.arange(1)).pixels_BTCYX[0, :, newest][:, :3]
+            clip_TCYX = self.shown.batch(np.arange(1)).pixels_BTCYX[0, :, newest][:, :3]
             log.probe(self.step, health, clip_TCYX)
             if on_probe is not None:
                 on_probe(self.step, health)
@@ -333,7 +345,7 @@ class Trainer:
 
 def train(
     model_config: ModelConfig,
-    objective: ObjectiveConfig,
+    objective: RunObjective,
     config: TrainConfig,
     store: Store,
     out: Path,

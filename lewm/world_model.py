@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from lewm.data.proprio import Measured
-from lewm.data.windows import WindowSpec
+from lewm.data.windows import Batch, WindowSpec
 from lewm.nets.encoders import ConvConfig, EncoderConfig, build_encoder
+from lewm.nets.frozen import FrozenEncoder, frozen_in
 from lewm.nets.measured import MeasuredEncoder
+from lewm.nets.pixels import pixel_scaling
 from lewm.nets.predictors import MLPConfig, PredictorConfig, build_predictor
 from lewm.nets.variable import Followed, VariableConfig, build_variable
 
@@ -116,11 +118,13 @@ class WorldModel(nn.Module):
             entries = self.variable.entries
         self.predictor = build_predictor(config.predictor, self.latent_dim, self.action_dim + entries, self.tokens)
         self.context: int = self.predictor.context
-        std = torch.tensor(facts.pixel_std).clamp(min=1e-3).repeat(config.frame_stack).view(-1, 1, 1)
-        mean = torch.tensor(facts.pixel_mean).repeat(config.frame_stack).view(-1, 1, 1)
+        mean, std = facts.pixel_mean * config.frame_stack, facts.pixel_std * config.frame_stack
+        if isinstance(picture, FrozenEncoder):  # it was trained on pixels scaled by other statistics
+            mean, std = picture.pixel_mean, picture.pixel_std
+        scale, shift = pixel_scaling(mean, std)
         # Derived from `facts`, which the checkpoint stores as plain numbers: not persistent, never loaded.
-        self.register_buffer("pixel_scale", 1 / (255 * std), persistent=False)
-        self.register_buffer("pixel_shift", -mean / std, persistent=False)
+        self.register_buffer("pixel_scale", scale, persistent=False)
+        self.register_buffer("pixel_shift", shift, persistent=False)
         self.register_buffer("action_mean_A", torch.tensor(facts.action_mean).repeat(config.frame_skip), False)
         action_std = torch.tensor(facts.action_std).clamp(min=1e-3)
         self.register_buffer("action_std_A", action_std.repeat(config.frame_skip), persistent=False)
@@ -145,6 +149,26 @@ class WorldModel(nn.Module):
     def encode_picture(self, pixels_BTCYX: Tensor) -> Tensor:
         """As `encode`, of pictures whose measurements nobody knows, such as goals: those entries are 0, their mean."""
         return self._encode(pixels_BTCYX, None)
+
+    def encode_batch(self, batch: Batch) -> Tensor:
+        """As `encode`, of the frames of a batch of windows: from their cached features, where it brings them."""
+        if batch.feature_BTPKD is None:
+            return self.encode(batch.pixels_BTCYX, batch.proprio_BTP)
+        return self.encode_features(batch.feature_BTPKD, batch.proprio_BTP)
+
+    def encode_features(self, feature_BTPKD: Tensor, proprio_BTP: Tensor | None = None) -> Tensor:
+        """As `encode`, of frames whose P pictures (stacked frames x cameras, oldest first) were encoded before.
+
+        feature_BTPKD: what the frozen encoder's `features` gave. ValueError for a model whose encoder is trained.
+        """
+        picture = frozen_in(self.encoder)
+        if picture is None:
+            raise ValueError("encode_features: this model's encoder is trained, so features of frames are never final")
+        tokens = picture.join(feature_BTPKD.flatten(0, 1))
+        if isinstance(self.encoder, MeasuredEncoder):
+            tokens = self.encoder.beside(tokens, None if proprio_BTP is None else proprio_BTP.flatten(0, 1))
+        latent_BTKD: Tensor = tokens.to(self.pixel_scale.dtype).unflatten(0, feature_BTPKD.shape[:2])
+        return latent_BTKD
 
     def pictured(self, latent_BTKD: Tensor) -> Tensor:
         """The entries of latents that come from the picture, all of them for a model that measures nothing."""

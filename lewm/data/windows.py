@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lewm.data.features import Features
 from lewm.data.proprio import measured, read_proprio
 from lewm.data.stacking import channels_first, history_index
 from lewm.data.stacking import stack_frames as stack_frames
@@ -25,7 +26,8 @@ class Batch:
     """B windows of T frames."""
 
     pixels_BTCYX: Tensor
-    """uint8, C = 3 * cameras * frame_stack, oldest frame first in the channels; in channels-last memory."""
+    """uint8, C = 3 * cameras * frame_stack, oldest frame first in the channels; in channels-last memory. C = 0 where
+    cached features were read in place of pictures."""
     action_BTA: Tensor
     """float32, T - 1 blocks of A = frame_skip * action_dim raw actions; block t leaves frame t."""
     state_BTS: Tensor
@@ -34,6 +36,8 @@ class Batch:
     """int64, window numbers."""
     proprio_BTP: Tensor | None = None
     """float32, what `WindowSpec.proprio` names at the T frames; None where it names nothing."""
+    feature_BTPKD: Tensor | None = None
+    """Cached features of the P = frame_stack * cameras pictures of every frame, oldest first, as they lie on disk."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Windows:
 
     `resident` says where frames are read from: `disk` (memory map), `ram`, `gpu` (the store is on `device`, nothing is
     copied per batch), or `auto`, the fastest that fits in half of the free memory. The choice made is in `.resident`.
+    features: cached features that batches bring along. pictures: whether the pictures are read (too).
     Raises ValueError for unknown episodes, for episodes too short for one window, and for `gpu` without a CUDA device.
     """
 
@@ -77,8 +82,11 @@ class Windows:
         episodes: NDArray[np.int64] | None = None,
         resident: Resident = "auto",
         device: torch.device | str = "cpu",
+        features: Features | None = None,
+        pictures: bool = True,
     ) -> None:
         self.store, self.spec, self.device = store, spec, torch.device(device)
+        self.features, self.pictures = features, pictures
         self.episodes = np.arange(store.num_episodes) if episodes is None else np.asarray(episodes, np.int64)
         _check_episodes(store, self.episodes)
         rows = store.episodes[self.episodes]
@@ -94,7 +102,8 @@ class Windows:
         self._stored_first = rows["frame_offset"].astype(np.int64)
         self._first_frame = np.cumsum(length + 1) - (length + 1)
         self._first_action = np.cumsum(length) - length
-        self.resident = _choose(resident, int((length + 1).sum()) * int(np.prod(store.meta.frame)), self.device)
+        frame_bytes = int(np.prod(store.meta.frame)) * pictures + (features.meta.frame_bytes if features else 0)
+        self.resident = _choose(resident, int((length + 1).sum()) * frame_bytes, self.device)
         home = self.device if self.resident == "gpu" else torch.device("cpu")
         entries = measured(store.meta, spec.proprio)
         self._actions = _gather(store.actions, self.episodes).to(home)
@@ -102,7 +111,9 @@ class Windows:
         self._proprio = None
         if entries:
             self._proprio = _gather(lambda episode: read_proprio(store, entries, episode), self.episodes).to(home)
-        self._frames = None if self.resident == "disk" else _load_frames(store, self.episodes, home)
+        held = self.resident != "disk"
+        self._frames = _load_frames(store, self.episodes, home) if held and pictures else None
+        self._features = _load_features(store, self.episodes, features, home) if held and features else None
 
     def __len__(self) -> int:
         return int(self._last_window[-1])
@@ -119,19 +130,18 @@ class Windows:
         first_B = self._first_frame[slot_B]
         frame_BT = (first_B + start_B)[:, None] + np.arange(spec.length) * spec.frame_skip
         action_BT = (self._first_action[slot_B] + start_B)[:, None] + np.arange(spec.span)
-        if self._frames is None:
-            pixels_BTKYXC = self._read_disk(slot_B, start_B)
-        else:
-            index_BTK = history_index(frame_BT, first_B[:, None], spec.frame_stack, spec.stack_stride)
-            pixels_BTKYXC = _take(self._frames, index_BTK)
+        index_BTK = history_index(frame_BT, first_B[:, None], spec.frame_stack, spec.stack_stride)
         width_A = spec.frame_skip * self.store.meta.action_dim
         action_BTA = _take(self._actions, action_BT).reshape(len(index_B), spec.length - 1, width_A)
         return Batch(
-            pixels_BTCYX=channels_first(self._send(pixels_BTKYXC).unbind(2)),
+            pixels_BTCYX=self._read_pixels(slot_B, start_B, index_BTK),
             action_BTA=self._send(action_BTA),
             state_BTS=self._send(_take(self._states, frame_BT)),
             index_B=self._send(torch.from_numpy(index_B)),
             proprio_BTP=None if self._proprio is None else self._send(_take(self._proprio, frame_BT)),
+            feature_BTPKD=self._read_features(
+                index_BTK + (self._stored_first[slot_B] - first_B)[:, None, None], index_BTK
+            ),
         )
 
     def _slots(self, index_B: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -140,6 +150,27 @@ class Windows:
         slot_B = np.searchsorted(self._last_window, index_B, side="right")
         before_B = np.where(slot_B > 0, self._last_window[slot_B - 1], 0)
         return slot_B, index_B - before_B
+
+    def _read_pixels(
+        self, slot_B: NDArray[np.int64], start_B: NDArray[np.int64], index_BTK: NDArray[np.int64]
+    ) -> Tensor:
+        if not self.pictures:
+            shape = (*index_BTK.shape[:2], 0, *self.store.meta.frame[:2])
+            return torch.empty(shape, dtype=torch.uint8, device=self.device)
+        held = self._frames
+        pixels_BTKYXC = self._read_disk(slot_B, start_B) if held is None else _take(held, index_BTK)
+        return channels_first(self._send(pixels_BTKYXC).unbind(2))
+
+    def _read_features(self, stored_BTK: NDArray[np.int64], held_BTK: NDArray[np.int64]) -> Tensor | None:
+        """Of frames by their number in the store, and among the frames that are held in memory."""
+        if self.features is None:
+            return None
+        if self._features is None:
+            found = _read_rows(self.features, stored_BTK.reshape(-1), self.device.type == "cuda")
+            found = found.unflatten(0, stored_BTK.shape)
+        else:
+            found = _take(self._features, held_BTK)
+        return self._send(found.flatten(2, 3))
 
     def _read_disk(self, slot_B: NDArray[np.int64], start_B: NDArray[np.int64]) -> Tensor:
         spec, first_B = self.spec, self._stored_first[slot_B]
@@ -194,6 +225,25 @@ def _load_frames(store: Store, episodes: NDArray[np.int64], home: torch.device) 
             target.copy_(torch.from_numpy(store.pixels(episode)))
         at += rows
     return frames
+
+
+def _load_features(store: Store, episodes: NDArray[np.int64], features: Features, home: torch.device) -> Tensor:
+    rows = store.episodes[episodes]
+    count = rows["length"].astype(np.int64) + 1
+    held = torch.empty((int(count.sum()), *features.meta.row), dtype=getattr(torch, features.meta.dtype), device=home)
+    at = 0
+    for first, frames in zip(rows["frame_offset"].tolist(), count.tolist()):
+        held[at : at + frames].copy_(_read_rows(features, np.arange(first, first + frames)))
+        at += frames
+    return held
+
+
+def _read_rows(features: Features, frames: NDArray[np.int64], pin: bool = False) -> Tensor:
+    """Features of frames (n,) by their number in the store."""
+    shape, dtype = (len(frames), *features.meta.row), getattr(torch, features.meta.dtype)
+    found = torch.empty(shape, dtype=dtype, pin_memory=pin)
+    features.read(frames, found.numpy())
+    return found
 
 
 def _choose(resident: Resident, size: int, device: torch.device) -> Literal["disk", "ram", "gpu"]:

@@ -51,7 +51,7 @@ class StoreWriter:
 
     def __init__(self, path: str | Path, meta: StoreMeta) -> None:
         self.path = Path(path)
-        self._lock = _lock(self.path)
+        self._lock = lock_folder(self.path)
         try:
             self.meta = self._begin(meta)
         except BaseException:
@@ -250,16 +250,18 @@ def _differences(found: StoreMeta, wanted: StoreMeta) -> Iterator[tuple[str, Any
                 yield f"{key}.{inner}", old[key].get(inner), new[key].get(inner)
 
 
-def _lock(path: Path) -> int:
+def lock_folder(path: Path, mend: str = "wait for it, or use another --out folder") -> int:
+    """Lock a folder, made if need be, against a second process that would write into it; closing the handle unlocks.
+
+    Raises RuntimeError where another process holds it; mend: what to do then.
+    """
     path.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(handle)
-        raise RuntimeError(
-            f"{path} is being written by another process: wait for it, or use another --out folder"
-        ) from error
+        raise RuntimeError(f"{path} is being written by another process: {mend}") from error
     return handle
 
 

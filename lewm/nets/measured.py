@@ -36,7 +36,10 @@ class MeasuredEncoder(nn.Module):
 
     def forward(self, pixels_BCYX: Tensor, proprio_BP: Tensor | None = None) -> Tensor:
         """latent_BKD of normalised pictures and raw measurements."""
-        tokens_BKD: Tensor = self.picture(pixels_BCYX)
+        return self.beside(self.picture(pixels_BCYX), proprio_BP)
+
+    def beside(self, tokens_BKD: Tensor, proprio_BP: Tensor | None) -> Tensor:
+        """latent_BKD of the picture's tokens, however they were had, and raw measurements."""
         if proprio_BP is None:
             measured_BD = tokens_BKD.new_zeros(len(tokens_BKD), self.width)
         else:

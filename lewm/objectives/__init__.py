@@ -1,6 +1,7 @@
 """What a world model is trained for: predict the next latent and do not collapse. One method per file, one row each."""
 
-from lewm.objectives import barlow, rdmreg, sigreg, vicreg
+from lewm.nets.frozen import frozen_in
+from lewm.objectives import barlow, prediction_only, rdmreg, sigreg, vicreg
 from lewm.objectives.addons import AddOnsConfig, add_ons
 from lewm.objectives.barlow import BarlowConfig
 from lewm.objectives.base import Builder, ModelView, Objective, pure
@@ -11,6 +12,7 @@ from lewm.objectives.infonce import InfoNCE, InfoNCEConfig
 from lewm.objectives.losses import Losses
 from lewm.objectives.pldm import PLDM, PLDMConfig
 from lewm.objectives.prediction import PredictionConfig, prediction_loss
+from lewm.objectives.prediction_only import PredictionOnlyConfig
 from lewm.objectives.rdmreg import RdmRegConfig
 from lewm.objectives.reconstruction import Reconstruction, ReconstructionConfig
 from lewm.objectives.sigreg import SigRegConfig
@@ -32,7 +34,9 @@ ObjectiveConfig = (
     | PLDMConfig
     | ReconstructionConfig
 )
-"""What a configuration file may say, told apart by `name`."""
+"""The objectives of a trained encoder, told apart by `name`."""
+RunObjective = ObjectiveConfig | PredictionOnlyConfig
+"""What a configuration file may say."""
 
 OBJECTIVES: dict[str, Builder] = {
     "sigreg": sigreg.SigReg,
@@ -51,17 +55,33 @@ OBJECTIVES: dict[str, Builder] = {
 """Name to builder. A new method is a file, a row here and a member of `ObjectiveConfig`; the contract tests cover it
 from here."""
 
+FROZEN_OBJECTIVES: dict[str, Builder] = {"prediction": pure(prediction_only.objective)}
+"""Those that prevent no collapse: for a frozen encoder, which no other objective has anything to say about."""
 
-def build_objective(config: ObjectiveConfig, model: ModelView, extras: AddOnsConfig | None = None) -> Objective:
+
+def build_objective(config: RunObjective, model: ModelView, extras: AddOnsConfig | None = None) -> Objective:
     """The objective a configuration describes, with its add-ons, for one model.
 
-    Weights come from torch's generator: seed it first.
+    Weights come from torch's generator: seed it first. Raises ValueError for a frozen encoder with an objective that
+    trains one, and for a trained encoder that nothing would keep from collapsing.
     """
-    objective = OBJECTIVES[config.name](config, model)
+    frozen = frozen_in(model.encoder) is not None
+    if frozen and config.name not in FROZEN_OBJECTIVES:
+        raise ValueError(
+            f"objective is {config.name}, which shapes an encoder, and the encoder is frozen: use objective "
+            f"{' or '.join(FROZEN_OBJECTIVES)}"
+        )
+    if not frozen and config.name in FROZEN_OBJECTIVES:
+        raise ValueError(
+            f"objective is {config.name}, under which a trained encoder collapses: use encoder frozen, or one of "
+            f"{', '.join(OBJECTIVES)}"
+        )
+    objective = (OBJECTIVES | FROZEN_OBJECTIVES)[config.name](config, model)
     return objective if extras is None else add_ons(objective, extras, model)
 
 
 __all__ = [
+    "FROZEN_OBJECTIVES",
     "OBJECTIVES",
     "AddOnsConfig",
     "Losses",
@@ -69,6 +89,8 @@ __all__ = [
     "Objective",
     "ObjectiveConfig",
     "PredictionConfig",
+    "PredictionOnlyConfig",
+    "RunObjective",
     "SigRegConfig",
     "build_objective",
     "prediction_loss",

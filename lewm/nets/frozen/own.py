@@ -1,0 +1,64 @@
+"""Any of our own encoders, frozen: the encoder of a checkpoint folder that `lewm train` wrote."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lewm.nets.frozen.backbone import Backbone, Preprocess
+from lewm.nets.frozen.folder import weight_files, weights_sha256
+from lewm.schema import build
+
+
+def open_own(family: str, folder: Path, raw: Mapping[str, Any], size: int | None) -> Backbone:
+    """See `Opener`. A frame must be one moment: refused with one sentence for stacked frames and for a frozen one."""
+    from lewm.nets.encoders import ENCODERS, build_encoder  # which has a row for frozen encoders
+
+    config_path = folder / "config.json"
+    try:
+        model, facts, name = raw["model"], raw["facts"], raw["model"]["encoder"]["name"]
+        mean, std, trained = tuple(facts["pixel_mean"]), tuple(facts["pixel_std"]), int(facts["size"])
+    except KeyError as error:
+        raise ValueError(f"{config_path} has no {error}: copy the checkpoint again") from error
+    if name == "frozen":
+        raise ValueError(f"{folder} has a frozen encoder itself: give that one, encoder.path in {config_path}")
+    if name not in ENCODERS:
+        raise ValueError(f"{config_path}: encoder {name!r} is unknown; there are {', '.join(ENCODERS)}")
+    if model.get("frame_stack", 1) != 1:
+        raise ValueError(f"{folder} encodes {model['frame_stack']} stacked frames at once: frozen it must see one")
+    if size not in (None, trained):
+        raise ValueError(f"encoder.size is {size}; the encoder of {folder} only sees {trained} pixels: leave it out")
+    config = build(ENCODERS[name][0], model["encoder"], str(config_path), "model.encoder")
+    net: nn.Module = build_encoder(config, len(mean), trained)
+    net.load_state_dict(_tensors(folder, "model.encoder." + "picture." * bool(model.get("proprio"))))
+    tokens, width = int(net.tokens), int(net.latent_dim)  # type: ignore[arg-type]
+    if math.isqrt(tokens) ** 2 != tokens:
+        raise ValueError(f"{folder}: its encoder gives {tokens} tokens per frame, which is no square of patches")
+    return Backbone(
+        family,
+        net.float().eval().requires_grad_(False),
+        _forward,
+        math.isqrt(tokens),
+        width,
+        Preprocess(trained, mean, std, "bilinear"),
+        weights_sha256(folder),
+    )
+
+
+def _forward(net: nn.Module, pixels_BCYX: Tensor) -> Tensor:
+    token_BKD: Tensor = net(pixels_BCYX)
+    return token_BKD
+
+
+def _tensors(folder: Path, prefix: str) -> dict[str, Tensor]:
+    """The tensors of a checkpoint below a prefix, without it."""
+    (path,) = weight_files(folder)
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read ({error}): copy the checkpoint again") from error
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
