@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_encoders import save_encoder
 from task_rows import needs
 
 import envs
 from lewm import config, pipeline
 from lewm.checkpoint import load
 from lewm.evaluate.methods import PlanConfig
+from lewm.nets.frozen import FrozenConfig
 from lewm.planning.agent import Agent
 
 RUNS = [pytest.param(name, marks=needs(config.load(name).task)) for name in sorted(config.shipped())]
@@ -27,6 +29,9 @@ def test_every_shipped_run_works_from_recording_to_action(name: str, tmp_path: P
         cost_to_go=replace(run.cost_to_go, steps=2, batch=4),
         proposal=replace(run.proposal, steps=min(run.proposal.steps, 2), batch=4),
     )
+    if isinstance(run.model.encoder, FrozenConfig):  # whose weights would have to be downloaded
+        encoder = replace(run.model.encoder, path=str(save_encoder("dinov2", tmp_path / "encoder")))
+        run = replace(run, model=replace(run.model, encoder=encoder))
     store = pipeline.record(run, tmp_path / "data", processes=1, quiet=True)
     path = pipeline.fit(run, store, tmp_path, torch.device("cpu"), quiet=True)
     assert config.load(tmp_path / "config.yaml") == run

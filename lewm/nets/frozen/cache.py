@@ -125,6 +125,7 @@ def _cache_shard(
     header = _header(meta, shard)
     if not path.is_file() or path.stat().st_size < len(header) + done * meta.frame_bytes:
         done = 0
+    if done == 0:
         path.write_bytes(header)
     saved = time.monotonic()
     with path.open("r+b") as file:
