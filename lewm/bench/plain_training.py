@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from lewm.bench.objectives import plain_sigreg
 from lewm.data.stacking import history_index
 from lewm.data.windows import Windows, batch_indices
-from lewm.objectives import AddOnsConfig, ObjectiveConfig, SigRegConfig
+from lewm.objectives import AddOnsConfig, RunObjective, SigRegConfig
 from lewm.objectives.prediction import prediction_loss
 from lewm.objectives.sigreg import sigreg
 from lewm.train import TrainConfig, Trainer, learning_rate, make_optimizer, predictions, step_seed
@@ -46,7 +46,7 @@ WAYS: dict[str, Way] = {
 """What each row of the benchmark exchanges."""
 
 
-def check_run(objective: ObjectiveConfig, add_ons: AddOnsConfig) -> SigRegConfig:
+def check_run(objective: RunObjective, add_ons: AddOnsConfig) -> SigRegConfig:
     """The objective of a run whose step can be written plainly. Raises ValueError for any other."""
     plain = isinstance(objective, SigRegConfig) and objective == SigRegConfig(
         prediction=objective.prediction, weight=objective.weight, slices=objective.slices

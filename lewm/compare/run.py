@@ -23,7 +23,8 @@ from lewm.evaluate.methods import PlanConfig, make_policy, within_budget
 from lewm.evaluate.runner import run_manifest
 from lewm.evaluate.statistics import wilson
 from lewm.evaluate.timing import hardware
-from lewm.objectives import OBJECTIVES, ObjectiveConfig
+from lewm.nets.frozen import FrozenConfig
+from lewm.objectives import OBJECTIVES, RunObjective
 from lewm.objectives.cjepa import CJepaConfig
 from lewm.objectives.data2vec import Data2VecConfig
 from lewm.objectives.ema import EmaConfig
@@ -50,14 +51,18 @@ SHORT_RUN = TeacherConfig("constant", 0.97)
 class Recipe:
     """How an objective is compared."""
 
-    objective: ObjectiveConfig
+    objective: RunObjective
     change: str = ""
     """What differs from its published constants."""
     batch_norm: bool = False
     """Whether the encoder ends in a BatchNorm, for methods that do not set the scale of the latents themselves."""
 
     def apply(self, run: RunConfig) -> RunConfig:
-        """The run with this objective."""
+        """The run with this objective. ValueError for a frozen encoder, which no objective shapes."""
+        if isinstance(run.model.encoder, FrozenConfig):
+            raise ValueError(
+                "model.encoder is frozen, and objectives are compared by the encoders they train: use conv"
+            )
         encoder = replace(run.model.encoder, batch_norm=self.batch_norm)
         return replace(run, objective=self.objective, model=replace(run.model, encoder=encoder))
 
@@ -80,7 +85,7 @@ def recipe(name: str) -> Recipe:
     return ADAPTED[name] if name in ADAPTED else Recipe(default_objective(name))
 
 
-def default_objective(name: str) -> ObjectiveConfig:
+def default_objective(name: str) -> RunObjective:
     """An objective as it is without settings."""
     return build(RunConfig, {"task": "", "objective": {"name": name}}, name).objective
 
@@ -154,7 +159,7 @@ def settings(run: RunConfig) -> dict[str, Any]:
     return leaves(json.loads(json.dumps(asdict(run))))
 
 
-def changed_settings(config: ObjectiveConfig) -> dict[str, Any]:
+def changed_settings(config: RunObjective) -> dict[str, Any]:
     """The settings of an objective that differ from its defaults, by dotted key."""
     ours, theirs = (leaves(json.loads(json.dumps(asdict(c)))) for c in (config, default_objective(config.name)))
     return {key: value for key, value in ours.items() if key not in theirs or theirs[key] != value}

@@ -32,7 +32,7 @@ def open_own(family: str, folder: Path, raw: Mapping[str, Any], size: int | None
         raise ValueError(f"{folder} encodes {model['frame_stack']} stacked frames at once: frozen it must see one")
     if size not in (None, trained):
         raise ValueError(f"encoder.size is {size}; the encoder of {folder} only sees {trained} pixels: leave it out")
-    config = build(ENCODERS[name][0], model["encoder"], str(config_path), "model.encoder")
+    config: Any = build(ENCODERS[name][0], model["encoder"], str(config_path), "model.encoder")
     net: nn.Module = build_encoder(config, len(mean), trained)
     net.load_state_dict(_tensors(folder, "model.encoder." + "picture." * bool(model.get("proprio"))))
     tokens, width = int(net.tokens), int(net.latent_dim)  # type: ignore[arg-type]
