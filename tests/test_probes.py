@@ -113,3 +113,18 @@ def test_an_mlp_fitted_in_batches_finds_what_is_bent() -> None:
     target = (latent[:, :1] * latent[:, 1:2]).tanh()
     found = fit_mlp(latent[:2000], target[:2000], steps=400, batch=256)(latent[2000:])
     assert r2_score(found, target[2000:])[0] > 0.9
+
+
+def test_features_wider_than_the_samples_are_regressed_alike() -> None:
+    """The tokens of a frozen encoder: the same ridge regression as by the normal equations, and no D x D system."""
+    generator = torch.Generator().manual_seed(0)
+    feature_ND, target_NS = (torch.randn(12, width, generator=generator) for width in (30, 2))
+    weight_DS, bias_S = fit_linear(feature_ND, target_NS, ridge=0.1)
+    mean_D, std_D = feature_ND.double().mean(0), feature_ND.double().std(0)
+    padded = torch.cat([(feature_ND - mean_D) / std_D, torch.ones(12, 1)], 1)
+    normal = padded.T @ padded / 12 + 0.1 * torch.eye(31, dtype=torch.float64)
+    solved = torch.linalg.solve(normal, padded.T @ target_NS.double() / 12)
+    torch.testing.assert_close(weight_DS, (solved[:-1] / std_D[:, None]).float(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        bias_S, (solved[-1] - mean_D @ (solved[:-1] / std_D[:, None])).float(), rtol=1e-4, atol=1e-6
+    )
