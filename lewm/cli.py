@@ -170,6 +170,7 @@ def add_report(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("run_dir", type=Path, help="folder that `lewm evaluate` or `lewm demo` wrote")
     sub.add_argument("--out", type=Path, metavar="HTML", help="file to write (default RUN_DIR/report.html)")
     sub.add_argument("--markdown", action="store_true", help="print the table as Markdown instead")
+    sub.add_argument("--summary", action="store_true", help="as --markdown, a row per method and a column per goal set")
     sub.add_argument("--against", metavar="METHOD", help="row that the others are tested against; best for the best")
 
 

@@ -138,6 +138,11 @@ def import_model(args: argparse.Namespace) -> None:
 def report(args: argparse.Namespace) -> None:
     """Write the report of a finished evaluation again."""
     against = None if args.against == "best" else args.against
+    if args.summary:
+        from lewm.evaluate.results import load_results, summary
+
+        print(summary(load_results(args.run_dir / "results.json")))
+        return
     if args.markdown and args.against is not None:
         from lewm.evaluate.logged import load_logged
         from lewm.evaluate.significance import marked_markdown

@@ -8,7 +8,8 @@ import yaml
 
 from lewm.bench.front import front_markdown, load_front
 from lewm.cli import build_parser
-from lewm.evaluate.results import load_results, markdown
+from lewm.evaluate import leaderboard
+from lewm.evaluate.results import load_results, summary
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -61,4 +62,11 @@ def test_its_fronts_are_the_committed_ones(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(set(RESULTS) - set(FRONTS)), ids=lambda path: path.stem)
 def test_its_tables_are_the_committed_results(path: Path) -> None:
-    assert markdown(load_results(path)) in README, f"paste the output of `lewm report --markdown` for {path.name}"
+    assert summary(load_results(path)) in README, f"paste the output of `lewm report --summary` for {path.name}"
+
+
+def test_the_page_of_all_results_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    shown = leaderboard.markdown(leaderboard.tables(leaderboard.find_results([Path("docs/results")])[0]))
+    page = (ROOT / "docs" / "results" / "tables.md").read_text()
+    assert page == shown + "\n", "write it again: lewm leaderboard docs/results --markdown docs/results/tables.md"

@@ -12,7 +12,7 @@ import jinja2
 
 from lewm import __version__
 from lewm.evaluate.report_figures import interval_bar, milliseconds
-from lewm.evaluate.results import ResultRow, load_results
+from lewm.evaluate.results import ResultRow, load_results, search
 from lewm.schema import SchemaError, read_json
 
 UNKNOWN = "not recorded"
@@ -120,12 +120,6 @@ def _markdown(table: Table) -> str:
             f"{100 * row.high:.1f} | {row.budget} | {times} | {hardware(row)} | {commit(row)} | {entry.source} |"
         )
     return "\n".join(lines)
-
-
-def search(row: ResultRow) -> str:
-    """The planner and its size, or a dash."""
-    every = f", every {row.replan_every} blocks" if row.replan_every > 1 else ""
-    return f"{row.planner} {row.candidates} x {row.iterations} x {row.horizon}{every}" if row.candidates else "-"
 
 
 def hardware(row: ResultRow) -> str:

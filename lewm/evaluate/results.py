@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import median
 
 from lewm.schema import SchemaError, build, read_json, write_json
 
@@ -84,6 +85,33 @@ def table(rows: Sequence[ResultRow], marks: Mapping[tuple[str, str], str] | None
     return "\n".join([*text, legend] if legend else text)
 
 
+def search(row: ResultRow) -> str:
+    """The planner and its size, or a dash."""
+    every = f", every {row.replan_every} blocks" if row.replan_every > 1 else ""
+    return f"{row.planner} {row.candidates} x {row.iterations} x {row.horizon}{every}" if row.candidates else "-"
+
+
+def summary(rows: Sequence[ResultRow]) -> str:
+    """Markdown with a row per method and a column per goal set: success in percent with its Wilson 95 % interval.
+
+    Milliseconds per plan are the median over the goal sets of their p50. A method without a row has a dash.
+    """
+    goals = list(dict.fromkeys(row.goals for row in rows))
+    sizes = {row.goals: f"{row.goals}, n = {row.n}, {row.budget} steps" for row in rows}
+    head = ["method", "search", *(sizes[name] for name in goals), "ms per plan"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for method in dict.fromkeys(row.method for row in rows):
+        mine = {row.goals: row for row in rows if row.method == method}
+        first = next(iter(mine.values()))
+        rates = [
+            f"{100 * mine[g].success:.1f} ({100 * mine[g].low:.1f} - {100 * mine[g].high:.1f})" if g in mine else "-"
+            for g in goals
+        ]
+        times = f"{median(row.plan_ms_p50 for row in mine.values()):.1f}" if first.candidates else "-"
+        lines.append(f"| {' | '.join([method, search(first), *rates, times])} |")
+    return "\n".join(lines)
+
+
 def markdown(rows: Sequence[ResultRow], marks: Mapping[tuple[str, str], str] | None = None, legend: str = "") -> str:
     """The rows as the README shows them; marks and legend as in `table`."""
     more = ("", "") if marks is None else (" difference |", "---|")
@@ -92,12 +120,10 @@ def markdown(rows: Sequence[ResultRow], marks: Mapping[tuple[str, str], str] | N
         "|---|---|---|---|---|---|" + more[1],
     ]
     for row in rows:
-        search = f"{row.planner} {row.candidates} x {row.iterations} x {row.horizon}" if row.candidates else "-"
-        every = f", every {row.replan_every} blocks" if row.replan_every > 1 else ""
         times = f"{row.plan_ms_p50:.1f} / {row.plan_ms_p95:.1f}" if row.candidates else "-"
         mark = "" if marks is None else f" {marks[row.goals, row.method]} |"
         lines.append(
-            f"| {row.goals} | {row.method} | {search}{every} | {100 * row.success:.1f} % of {row.n} | "
+            f"| {row.goals} | {row.method} | {search(row)} | {100 * row.success:.1f} % of {row.n} | "
             f"{100 * row.low:.1f} - {100 * row.high:.1f} | {times} |{mark}"
         )
     return "\n".join([*lines, "", legend] if legend else lines)

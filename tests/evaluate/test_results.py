@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lewm.evaluate.results import ResultRow, load_results, save_results, table
+from lewm.evaluate.results import ResultRow, load_results, save_results, summary, table
 
 ROW = ResultRow(
     task="two_room",
@@ -77,3 +77,14 @@ def test_the_table_says_what_a_reader_needs() -> None:
         assert word in ours
     assert "none" not in random and "0.0 - 1.9" in random
     assert head.index("success") == ours.index("98.5") == random.index("0.0 %")
+
+
+def test_a_summary_has_a_row_per_method_and_a_column_per_goal_set() -> None:
+    far = replace(ROW, goals="far", budget=100, n=50, success=0.5, low=0.37, high=0.63, plan_ms_p50=3.0)
+    chance = replace(ROW, method="random", planner="none", candidates=0, success=0.1, low=0.0666, high=0.1494)
+    assert summary([ROW, far, chance]).splitlines() == [
+        "| method | search | ahead_25, n = 200, 50 steps | far, n = 50, 100 steps | ms per plan |",
+        "|---|---|---|---|---|",
+        "| cost_to_go | cem 32 x 3 x 2 | 98.5 (95.7 - 99.5) | 50.0 (37.0 - 63.0) | 2.7 |",
+        "| random | - | 10.0 (6.7 - 14.9) | - | - |",
+    ]
