@@ -16,7 +16,7 @@ from lewm.nets.encoders import ConvConfig, EncoderConfig, build_encoder
 from lewm.nets.frozen import FrozenEncoder, frozen_in
 from lewm.nets.measured import MeasuredEncoder
 from lewm.nets.pixels import pixel_scaling
-from lewm.nets.predictors import MLPConfig, PredictorConfig, build_predictor
+from lewm.nets.predictors import ACConfig, MLPConfig, PredictorConfig, build_predictor
 from lewm.nets.variable import Followed, VariableConfig, build_variable
 
 
@@ -36,15 +36,22 @@ class ModelConfig:
     """Environment steps between stacked frames."""
     proprio: tuple[str, ...] = ()
     """State entries or extra columns of the recordings, such as joint angles, that are measured beside each picture."""
-    proprio_width: int = 16
-    """Latent entries for them, beside those of the picture."""
+    proprio_width: int | None = 16
+    """Latent entries for them, beside those of the picture; null: the numbers themselves, standardised, an angle as its
+    cosine and sine."""
     variable: VariableConfig | None = None
     """What the next frame holds beyond latent and action, for stochastic worlds (discrete, gaussian); null: nothing."""
 
     def __post_init__(self) -> None:
         for name in ("frame_skip", "frame_stack", "stack_stride", "proprio_width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"model.{name} is {value}; it must be at least 1")
+        if isinstance(self.predictor, ACConfig) and self.predictor.extrinsics and self.proprio_width is not None:
+            raise ValueError(
+                f"model.predictor.extrinsics is {self.predictor.extrinsics}, but model.proprio_width mixes all "
+                "measurements; set proprio_width to null, so that the camera's entries can be told apart"
+            )
         if self.encoder.link != self.predictor.link:
             raise ValueError(
                 f"model.predictor.link is {self.predictor.link!r} and model.encoder.link is {self.encoder.link!r}; a "
@@ -116,7 +123,13 @@ class WorldModel(nn.Module):
         if config.variable is not None:
             self.variable = build_variable(config.variable, self.latent_dim, self.action_dim, self.tokens)
             entries = self.variable.entries
-        self.predictor = build_predictor(config.predictor, self.latent_dim, self.action_dim + entries, self.tokens)
+        self.predictor = build_predictor(
+            config.predictor,
+            self.latent_dim,
+            self.action_dim + entries,
+            self.tokens,
+            measured=self.latent_dim - self.picture_dim,
+        )
         self.context: int = self.predictor.context
         mean, std = facts.pixel_mean * config.frame_stack, facts.pixel_std * config.frame_stack
         if isinstance(picture, FrozenEncoder):  # it was trained on pixels scaled by other statistics

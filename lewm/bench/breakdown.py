@@ -26,7 +26,9 @@ from lewm.planning.agent import action_box
 from lewm.planning.costs import CostConfig, GoalCost, Situation
 from lewm.planning.fast_affine import Affine
 from lewm.planning.fast_rollout import FastMLP, FastModel, FastRollout, prepare
-from lewm.planning.fast_transformer import FastTransformer, Rollout
+from lewm.planning.fast_loop import Rollout
+from lewm.planning.fast_tokens import FastAC, FastDinoWM
+from lewm.planning.fast_transformer import FastTransformer
 from lewm.world_model import WorldModel
 from planners import CEM, noise_table
 
@@ -154,6 +156,10 @@ def metered(fast: FastModel, meter: Meter) -> FastModel:
     elif isinstance(inner, FastTransformer):
         blocks = tuple(replace(block, modulation=watch(block.modulation)) for block in inner.blocks)
         inner = replace(inner, condition=tuple(watch(affine) for affine in inner.condition), blocks=blocks)
+    elif isinstance(inner, FastAC):
+        inner = replace(inner, action=watch(inner.action), change=None if inner.change is None else watch(inner.change))
+    elif isinstance(inner, FastDinoWM):
+        inner = replace(inner, action=watch(inner.action))
     else:
         raise TypeError(f"the breakdown does not know {type(inner).__name__}; say in `metered` where its actions enter")
     return replace(fast, rollout=MeteredRollout(inner, meter))

@@ -8,6 +8,7 @@ from lewm.distributed import sum_over_ranks, world_size
 
 ROTARY_BASE = 100.0  # Windows are a few frames long: a larger base would leave most frequencies standing still.
 NORM_EPS = 1e-6
+GRID_TOKENS = 16  # From here on a call per frame is quicker than a mask (below, the calls cost more than they save).
 
 
 class BatchNorm(nn.Module):
@@ -100,10 +101,29 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Turn the feature pairs (i, i + half) of x (..., S, head_dim) by `rotary_table` (2, S, head_dim / 2).
 
     The product of two rotated vectors depends on their positions only through the distance (RoFormer, section 3.2).
+    A table of four has a cosine and a sine of its own for the second half, see `axial_table`.
     """
-    cos, sin = table.to(x.dtype)
+    cos, sin, *other = table.to(x.dtype)
+    second_cos, second_sin = other or (cos, sin)
     first, second = x.chunk(2, -1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
+    return torch.cat([first * cos - second * sin, second * second_cos + first * second_sin], -1)
+
+
+def attend_frames(query: Tensor, key: Tensor, value: Tensor, frames: int, dropout: float = 0.0) -> Tensor:
+    """Attention of tokens (B, heads, S, head_dim) over those of their own frame and of the frames before.
+
+    S is `frames` times the tokens of a frame. One call per frame sees exactly what it may: no mask is ever built, which
+    for 16 frames of 258 tokens would hold 17 million entries, and half of the products are saved.
+    """
+    size = query.shape[2] // frames
+    ends = range(size, size * frames + 1, size)
+    attended = [
+        F.scaled_dot_product_attention(
+            query[:, :, end - size : end], key[:, :, :end], value[:, :, :end], dropout_p=dropout
+        )
+        for end in ends
+    ]
+    return torch.cat(attended, 2) if frames > 1 else attended[0]
 
 
 class Attention(nn.Module):
@@ -116,8 +136,9 @@ class Attention(nn.Module):
         self.out = nn.Linear(heads * head_dim, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask_SS: Tensor | None = None, rotary: Tensor | None = None) -> Tensor:
-        """(B, ..., width) to the same shape. mask_SS: True where query (row) may see key (column).
+    def forward(self, x: Tensor, mask_SS: Tensor | int | None = None, rotary: Tensor | None = None) -> Tensor:
+        """(B, ..., width) to the same shape. mask_SS: True where query (row) may see key (column), or a number of
+        frames with equally many tokens, each of which sees itself and those before it (`attend_frames`).
 
         rotary: a `rotary_table` with one entry per token, in the order the tokens have after flattening.
         """
@@ -126,7 +147,10 @@ class Attention(nn.Module):
         if rotary is not None:
             query, key = rotate(query, rotary), rotate(key, rotary)
         dropout = self.attention_dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask_SS, dropout_p=dropout)
+        if isinstance(mask_SS, int):
+            mixed = attend_frames(query, key, value, mask_SS, dropout)
+        else:
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask_SS, dropout_p=dropout)
         out: Tensor = self.dropout(self.out(mixed.transpose(1, 2).flatten(2)))
         return out.view_as(x)
 
@@ -152,11 +176,11 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        mask_SS: Tensor | None = None,
+        mask_SS: Tensor | int | None = None,
         rotary: Tensor | None = None,
         modulation: tuple[Tensor, ...] | None = None,
     ) -> Tensor:
-        """(B, ..., width) to the same shape.
+        """(B, ..., width) to the same shape; mask_SS and rotary as in `Attention`.
 
         modulation: shift, scale, gate of the attention, then of the MLP, each broadcastable to x; gates of zero make
         the block the identity.
@@ -182,7 +206,7 @@ class CausalTransformer(nn.Module):
     starts at zero: at initialisation every block is the identity.
     """
 
-    mask: Tensor
+    mask: Tensor | None
 
     def __init__(self, blocks: list[Block], width: int, context: int, tokens: int) -> None:
         super().__init__()
@@ -190,7 +214,8 @@ class CausalTransformer(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.modulation = nn.Linear(width, 6 * width * len(blocks))
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
-        self.register_buffer("mask", frame_causal_mask(context, tokens), persistent=False)
+        mask = frame_causal_mask(context, tokens) if tokens < GRID_TOKENS else None
+        self.register_buffer("mask", mask, persistent=False)
         self.blocks.apply(init_linear)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
@@ -201,7 +226,9 @@ class CausalTransformer(nn.Module):
         rotary: a `rotary_table` with one entry per token.
         """
         frames = x_BTKD.shape[1]
-        mask = self.mask[: frames * self.tokens, : frames * self.tokens] if frames > 1 else None
+        mask: Tensor | int | None = frames
+        if self.mask is not None:
+            mask = self.mask[: frames * self.tokens, : frames * self.tokens] if frames > 1 else None
         modulations = self.modulation(F.silu(condition_BTD))[:, :, None].chunk(6 * len(self.blocks), -1)
         for i, block in enumerate(self.blocks):
             x_BTKD = block(x_BTKD, mask, rotary, modulations[6 * i : 6 * i + 6])

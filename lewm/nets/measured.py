@@ -13,6 +13,7 @@ from lewm.nets.heads import fixed_scale
 class MeasuredEncoder(nn.Module):
     """Tokens of the picture (D - width entries), then the embedding of the measurements (`width` entries).
 
+    width: None appends the measurements themselves, standardised.
     Where nothing was measured, as of a goal that is only a picture, the embedding is zero: its mean.
     """
 
@@ -20,19 +21,22 @@ class MeasuredEncoder(nn.Module):
     std_P: Tensor
     angle_P: Tensor
 
-    def __init__(self, picture: Encoder, entries: Sequence[Measured], width: int) -> None:
+    def __init__(self, picture: Encoder, entries: Sequence[Measured], width: int | None) -> None:
         super().__init__()
-        self.picture, self.width = picture, width
+        features = len(entries) + sum(entry.angle for entry in entries)
+        self.picture = picture
+        self.width: int = features if width is None else width
         self.tokens: int = picture.tokens
-        self.latent_dim: int = picture.latent_dim + width
+        self.latent_dim: int = picture.latent_dim + self.width
         # Derived from the model's facts, which the checkpoint stores as plain numbers: not persistent, never loaded.
         self.register_buffer("mean_P", torch.tensor([e.mean for e in entries]), persistent=False)
         self.register_buffer("std_P", torch.tensor([e.std for e in entries]).clamp(min=1e-3), False)
         self.register_buffer("angle_P", torch.tensor([e.angle for e in entries]), persistent=False)
-        features = len(entries) + sum(entry.angle for entry in entries)
-        self.embed = nn.Sequential(
-            nn.Linear(features, 2 * width), nn.SiLU(), nn.Linear(2 * width, width), fixed_scale(width, True)
-        )
+        self.embed: nn.Module = nn.Identity()
+        if width is not None:
+            self.embed = nn.Sequential(
+                nn.Linear(features, 2 * width), nn.SiLU(), nn.Linear(2 * width, width), fixed_scale(width, True)
+            )
 
     def forward(self, pixels_BCYX: Tensor, proprio_BP: Tensor | None = None) -> Tensor:
         """latent_BKD of normalised pictures and raw measurements."""

@@ -30,9 +30,9 @@ def attend_one(query_BN1hd: Tensor, seen: list[KeyValue]) -> Tensor:
 
 
 def attend_many(query_BNKhd: Tensor, seen: list[KeyValue]) -> Tensor:
-    """Attention of K tokens over those of several frames."""
+    """Attention of tokens over those of several frames."""
     shape = query_BNKhd.shape
-    key, value = (torch.cat([pair[i].expand(shape) for pair in seen], 2) for i in (0, 1))
+    key, value = (torch.cat([pair[i].expand(-1, shape[1], -1, -1, -1) for pair in seen], 2) for i in (0, 1))
     query, key, value = (x.flatten(0, 1).transpose(1, 2) for x in (query_BNKhd, key, value))
     mixed = F.scaled_dot_product_attention(query, key, value, scale=1.0)
     return mixed.transpose(1, 2).flatten(2).unflatten(0, shape[:2])

@@ -16,7 +16,9 @@ from lewm.cost_to_go import CostToGo
 from lewm.nets.predictors import MLPPredictor
 from lewm.planning.fast_affine import Affine
 from lewm.planning.fast_distance import FastCostToGo
-from lewm.planning.fast_transformer import FastTransformer, Rollout
+from lewm.planning.fast_loop import Rollout
+from lewm.planning.fast_tokens import FastAC, FastDinoWM
+from lewm.planning.fast_transformer import FastTransformer
 from lewm.world_model import WorldModel
 
 
@@ -78,6 +80,8 @@ FAST_PREDICTORS: dict[str, Callable[[WorldModel], FastRollout]] = {
     "mlp": FastMLP.of,
     "adaln": FastTransformer.of_adaln,
     "rotary": FastTransformer.of_rotary,
+    "ac": FastAC.of,
+    "dino_wm": FastDinoWM.of,
 }
 """How each row of `PREDICTORS` is made ready."""
 

@@ -18,7 +18,9 @@ from lewm.nets.blocks import BatchNorm
 from lewm.nets.encoders import ConvConfig
 from lewm.nets.predictors import (
     PREDICTORS,
+    ACConfig,
     AdaLNConfig,
+    DinoWMConfig,
     MLPConfig,
     PredictorConfig,
     RotaryConfig,
@@ -35,6 +37,8 @@ from planners import CEM, noise_table
 D, B, N = 8, 2, 24
 ADALN = AdaLNConfig(layers=3, heads=2, head_dim=4, mlp_hidden=16, action_hidden=12, projector_hidden=16)
 ROTARY = RotaryConfig(context=4, width=16, layers=2, heads=2, mlp_ratio=2)
+AC = ACConfig(context=4, width=16, layers=2, heads=2, mlp_ratio=2)
+DINO_WM = DinoWMConfig(layers=2, heads=2, head_dim=4, mlp_hidden=16)
 # Small configs per row of PREDICTORS with the tokens per frame to test; a new row must be added here.
 SMALL: dict[str, list[tuple[PredictorConfig, int]]] = {
     "mlp": [(MLPConfig(width=16, depth=3), 1), (MLPConfig(width=16, depth=1, link="relu"), 1)],
@@ -44,7 +48,14 @@ SMALL: dict[str, list[tuple[PredictorConfig, int]]] = {
         (replace(ADALN, action_smoothed=3, norm_eps=1e-2, link="relu"), 1),
         (replace(ADALN, history=1), 1),
     ],
-    "rotary": [(ROTARY, 1), (ROTARY, 3), (replace(ROTARY, link="relu"), 1)],
+    "rotary": [
+        (ROTARY, 1),
+        (ROTARY, 3),
+        (replace(ROTARY, link="relu"), 1),
+        (replace(ROTARY, positions="axial"), 16),
+    ],
+    "ac": [(AC, 1), (AC, 4), (replace(AC, compat=True, normalise=False, grid=3), 4)],
+    "dino_wm": [(DINO_WM, 1), (DINO_WM, 3), (replace(DINO_WM, link="relu"), 1)],
 }
 CASES = [case for cases in SMALL.values() for case in cases]
 IDS = [f"{name}{i}" for name, cases in SMALL.items() for i in range(len(cases))]

@@ -1,6 +1,8 @@
-"""A small causal transformer with rotary positions.
+"""A causal transformer with rotary positions, modulated by the action (AdaLN-zero).
 
-Its trained context covers history and horizon, so a rollout can keep the keys and values of the frames behind it.
+Its trained context covers history and horizon, so a rollout can keep the keys and values of the frames behind it. With
+`positions: axial` it reads the token grids of frozen encoders as JEPA-WMs does (arXiv 2512.24497, section 4: AdaLN and
+rotary positions, depth 6, width 384, 16 heads, context 3, a two-step rollout).
 """
 
 from dataclasses import dataclass
@@ -9,7 +11,17 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lewm.nets.blocks import MLP, Attention, Block, CausalTransformer, check_window, init_linear, rotary_table
+from lewm.nets.axial import axial_table, check_head_dim, grid_positions, grid_side
+from lewm.nets.blocks import (
+    MLP,
+    ROTARY_BASE,
+    Attention,
+    Block,
+    CausalTransformer,
+    check_window,
+    init_linear,
+    rotary_table,
+)
 from lewm.nets.heads import LINKS, LinkName, check_link
 
 
@@ -28,6 +40,9 @@ class RotaryConfig:
     """Attention heads; they share the width."""
     mlp_ratio: int = 4
     """Hidden width of a block's MLP over its width."""
+    positions: Literal["time", "axial"] = "time"
+    """What rotations say: when a token was seen, beside a learned embedding of its place in the frame; or, for square
+    grids of tokens, when and where in height and width (axial)."""
     link: LinkName = "identity"
     """Last step: `relu` and `rep_relu` set negative entries to zero, for objective rdmreg with rectified targets; give
     the encoder the same."""
@@ -42,6 +57,8 @@ class RotaryConfig:
                 f"width is {self.width}; it must be divisible by twice the heads ({self.heads}): "
                 "rotary positions turn pairs of features"
             )
+        if self.positions == "axial":
+            check_head_dim(self.width, self.heads)
 
 
 class RotaryPredictor(nn.Module):
@@ -54,8 +71,11 @@ class RotaryPredictor(nn.Module):
         width = config.width
         self.head_dim = width // config.heads
         self.embed = nn.Linear(latent_dim, width, bias=False)
-        self.token_KD = nn.Parameter(torch.empty(tokens, width))
-        nn.init.trunc_normal_(self.token_KD, std=0.02)
+        self.side = grid_side(tokens, "rotary") if config.positions == "axial" else None
+        if self.side is None:
+            self.token_KD: Tensor | None = nn.Parameter(nn.init.trunc_normal_(torch.empty(tokens, width), std=0.02))
+        else:
+            self.token_KD = None
         self.action = nn.Sequential(nn.Linear(action_dim, width), nn.SiLU(), nn.Linear(width, width))
         blocks = [
             Block(
@@ -74,9 +94,15 @@ class RotaryPredictor(nn.Module):
         start: position of the first frame; only distances matter, so it changes nothing but rounding.
         """
         check_window(latent_BTKD, action_BTA, self.tokens, self.context)
-        frames = latent_BTKD.shape[1]
-        positions = torch.arange(start, start + frames, device=latent_BTKD.device).repeat_interleave(self.tokens)
-        x_BTKD = self.embed(latent_BTKD) + self.token_KD
-        x_BTKD = self.transformer(x_BTKD, self.action(action_BTA), rotary_table(positions, self.head_dim))
+        x_BTKD = self.embed(latent_BTKD) if self.token_KD is None else self.embed(latent_BTKD) + self.token_KD
+        x_BTKD = self.transformer(x_BTKD, self.action(action_BTA), self.table(latent_BTKD.shape[1], start))
         predicted_BTKD: Tensor = latent_BTKD + self.out(x_BTKD)
         return self.link(predicted_BTKD)
+
+    def table(self, frames: int, start: int = 0) -> Tensor:
+        """The rotations of all tokens of `frames` frames, (2, frames x K, head_dim / 2)."""
+        device = self.embed.weight.device
+        if self.side is None:
+            times = torch.arange(start, start + frames, device=device).repeat_interleave(self.tokens)
+            return rotary_table(times, self.head_dim)
+        return axial_table(grid_positions(frames, self.side, 0, start, 1.0, device), self.head_dim, ROTARY_BASE)
