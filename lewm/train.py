@@ -28,6 +28,7 @@ from lewm.nets.frozen.cache import FeatureUse, features_for
 from lewm.nets.variable import Followed
 from lewm.objectives import AddOnsConfig, Losses, Objective, RunObjective, build_objective
 from lewm.objectives.variable import with_variable
+from lewm.pieces import follow_in_pieces, roll_in_pieces
 from lewm.probes import Health, probe_model
 from lewm.progress import Stage
 from lewm.train_log import StepRecord, TrainLog
@@ -53,6 +54,9 @@ class TrainConfig:
     """Predict from the model's own predictions, from the encoded frames, or both (averaged)."""
     history: int = 1
     """Encoded frames a rollout starts from."""
+    rollout_steps: int | None = None
+    """Most frames a rollout predicts before the next one starts from encoded frames again; null: to the end of the clip.
+    With `prediction: both` and 2, this is the loss of V-JEPA 2-AC: teacher forcing over the clip and two-step rollouts."""
     add_ons: AddOnsConfig = field(default_factory=AddOnsConfig)
     """Terms added to those of the objective; all off unless weighted."""
     learning_rate: float = 1e-3
@@ -91,6 +95,13 @@ class TrainConfig:
                 raise ValueError(f"train.{name} is {getattr(self, name)}; it must be at least 1")
         if self.frames <= self.history:
             raise ValueError(f"train.frames is {self.frames}; it must exceed train.history ({self.history})")
+        if self.rollout_steps is not None and self.rollout_steps < 1:
+            raise ValueError(f"train.rollout_steps is {self.rollout_steps}; it must be at least 1, or null")
+        if self.rollout_steps is not None and self.prediction == "teacher_forcing":
+            raise ValueError(
+                f"train.rollout_steps is {self.rollout_steps}, but train.prediction is teacher_forcing, which rolls "
+                "nothing out; set it to rollout or both, or leave rollout_steps out"
+            )
         if not 0 < self.held_out < 1:
             raise ValueError(f"train.held_out is {self.held_out}; it must lie between 0 and 1")
 
@@ -128,11 +139,7 @@ def predictions(model: WorldModel, latent_BTKD: Tensor, action_BTA: Tensor, conf
     if config.prediction in ("teacher_forcing", "both"):
         modes.append(model.predict(latent_BTKD[:, :-1], action_BTA))
     if config.prediction in ("rollout", "both"):
-        history = config.history
-        seen, past = latent_BTKD[:, :history], action_BTA[:, : history - 1]
-        rolled = model.rollout(seen, past, action_BTA[:, None, history - 1 :])[:, 0]
-        forced = [model.predict(latent_BTKD[:, : history - 1], past)] if history > 1 else []
-        modes.append(torch.cat([*forced, rolled], 1))
+        modes.append(roll_in_pieces(model, latent_BTKD, action_BTA, config.history, config.rollout_steps))
     return tuple(modes)
 
 
@@ -141,13 +148,16 @@ def explained(
 ) -> tuple[Followed, ...]:
     """`predictions` of a model with a latent variable, which is inferred in every block."""
     assert model.variable is not None
-    histories = {"teacher_forcing": [config.frames - 1], "rollout": [config.history]}
-    histories["both"] = histories["teacher_forcing"] + histories["rollout"]
     # Drawn for the clips of all processes, as one process would draw it, of which each takes its own.
     world = distributed.world_size()
     noise_BTV = model.variable.noise((world * len(latent_BTKD), config.frames - 1), generator)
     noise_BTV = noise_BTV[distributed.rank() :: world].to(latent_BTKD)
-    return tuple(model.follow(latent_BTKD, action_BTA, h, noise_BTV) for h in histories[config.prediction])
+    clip, found = (latent_BTKD, action_BTA, noise_BTV), []
+    if config.prediction in ("teacher_forcing", "both"):
+        found.append(follow_in_pieces(model, *clip, config.frames - 1, None))
+    if config.prediction in ("rollout", "both"):
+        found.append(follow_in_pieces(model, *clip, config.history, config.rollout_steps))
+    return tuple(found)
 
 
 def step_losses(

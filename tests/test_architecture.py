@@ -22,6 +22,7 @@ STAGES = (
     "world_model",
     "probes",
     "train_log",
+    "pieces",
     "train",
     "heads_training",
     "cost_to_go",

@@ -8,7 +8,8 @@ from lewm.distributed import sum_over_ranks, world_size
 
 ROTARY_BASE = 100.0  # Windows are a few frames long: a larger base would leave most frequencies standing still.
 NORM_EPS = 1e-6
-GRID_TOKENS = 16  # From here on a call per frame is quicker than a mask (below, the calls cost more than they save).
+GRID_TOKENS = 36  # Tokens per frame from which attention runs frame by frame: with fewer, on a CPU, a mask is quicker.
+LARGEST_MASK = 1024  # Rows of a mask that is still built.
 
 
 class BatchNorm(nn.Module):
@@ -193,10 +194,17 @@ class Block(nn.Module):
         return x + mlp_gate * self.mlp(self.mlp_norm(modulate(x, mlp_shift, mlp_scale)))
 
 
-def frame_causal_mask(frames: int, tokens: int) -> Tensor:
+def frame_causal_mask(frames: int, tokens: int, device: torch.device | None = None) -> Tensor:
     """Bool (frames x tokens) squared: a token sees every token of its own frame and of the frames before."""
-    frame_S = torch.arange(frames).repeat_interleave(tokens)
+    frame_S = torch.arange(frames, device=device).repeat_interleave(tokens)
     return frame_S[:, None] >= frame_S[None, :]
+
+
+def frame_causal(frames: int, tokens: int, device: torch.device) -> Tensor | int:
+    """What `Attention` takes for `frame_causal_mask` without ever building a large one: a mask, or a number of frames."""
+    if frames > 1 and tokens < GRID_TOKENS and frames * tokens <= LARGEST_MASK:
+        return frame_causal_mask(frames, tokens, device)
+    return frames
 
 
 class CausalTransformer(nn.Module):
@@ -214,8 +222,8 @@ class CausalTransformer(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.modulation = nn.Linear(width, 6 * width * len(blocks))
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
-        mask = frame_causal_mask(context, tokens) if tokens < GRID_TOKENS else None
-        self.register_buffer("mask", mask, persistent=False)
+        mask = frame_causal(context, tokens, torch.device("cpu"))
+        self.register_buffer("mask", mask if isinstance(mask, Tensor) else None, persistent=False)
         self.blocks.apply(init_linear)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)

@@ -103,6 +103,10 @@ class Followed:
     loss_BT: Tensor
     """Their part of the loss."""
 
+    def parts(self) -> tuple[Tensor, ...]:
+        """All of them, in order; each has one entry per block in its second axis."""
+        return self.predicted_BTKD, self.scored_BTKD, self.value_BTV, self.nats_BT, self.loss_BT
+
 
 class Variable(Protocol):
     """What every kind of variable can do. Actions are scaled; leading axes are free where none are named."""

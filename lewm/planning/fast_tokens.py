@@ -137,6 +137,7 @@ class FastAC:
     """Normalised token to the change of the state, where that is predicted."""
     normalised: bool
     """Whether patches are layer-normed."""
+    link: Callable[[Tensor], Tensor]
 
     @staticmethod
     def of(model: WorldModel) -> "FastAC":
@@ -167,6 +168,7 @@ class FastAC:
             last=last,
             state=fold(net.state_out, normed=True),
             normalised=net.normalised,
+            link=net.link,
         )
 
     def begin(self, latent_BTKD: Tensor, past_BTA: Tensor) -> Rollout:
@@ -207,8 +209,8 @@ class FastAC:
         picture = self.last(token[..., leading:, :])
         if self.normalised:
             picture = normalise(picture, OUTPUT_EPS)
-        width, states, cameras = self.sizes
-        if not states + cameras:
+        picture = self.link(picture)
+        if not sum(self.sizes[1:]):
             return picture
         _, state, camera = latent[..., 0, :].split(self.sizes, -1)
         if self.state is not None:

@@ -22,7 +22,7 @@ SMALL_ADALN = AdaLNConfig(layers=2, heads=2, head_dim=4, mlp_hidden=16, action_h
 SMALL: dict[str, tuple[PredictorConfig, tuple[int, ...]]] = {
     "mlp": (MLPConfig(width=16, depth=3), (1,)),
     "adaln": (SMALL_ADALN, (1, 2)),
-    "rotary": (RotaryConfig(context=4, width=16, layers=2, heads=2, mlp_ratio=2), (1, 3, 17)),
+    "rotary": (RotaryConfig(context=4, width=16, layers=2, heads=2, mlp_ratio=2), (1, 3)),
     "ac": (ACConfig(context=4, width=16, layers=2, heads=2, mlp_ratio=2), (1, 4)),
     "dino_wm": (DinoWMConfig(layers=2, heads=2, head_dim=4, mlp_hidden=16), (1, 3)),
 }

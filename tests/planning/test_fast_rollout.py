@@ -54,7 +54,7 @@ SMALL: dict[str, list[tuple[PredictorConfig, int]]] = {
         (replace(ROTARY, link="relu"), 1),
         (replace(ROTARY, positions="axial"), 16),
     ],
-    "ac": [(AC, 1), (AC, 4), (replace(AC, compat=True, normalise=False, grid=3), 4)],
+    "ac": [(AC, 1), (AC, 4), (replace(AC, compat=True, normalise=False, grid=3, link="relu"), 4)],
     "dino_wm": [(DINO_WM, 1), (DINO_WM, 3), (replace(DINO_WM, link="relu"), 1)],
 }
 CASES = [case for cases in SMALL.values() for case in cases]

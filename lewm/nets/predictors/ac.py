@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lewm.nets.axial import axial_table, check_head_dim, grid_positions, grid_side
-from lewm.nets.blocks import MLP, NORM_EPS, Attention, Block, check_window, init_linear
+from lewm.nets.blocks import MLP, NORM_EPS, Attention, Block, check_window, frame_causal, init_linear
+from lewm.nets.heads import LINKS, LinkName, check_link
 
 AXIAL_BASE = 10_000.0
 """Of V-JEPA 2."""
@@ -53,10 +54,12 @@ class ACConfig:
     grid: int | None = None
     """Patches along a side that rows and columns are counted in, as in the grid the weights were trained on (16 for the
     released ones); null: those of the encoder."""
-    link: Literal["identity"] = "identity"
-    """Predicted patches have both signs."""
+    link: LinkName = "identity"
+    """Last step: `relu` and `rep_relu` set negative entries to zero, for objective rdmreg with rectified targets; give
+    the encoder the same."""
 
     def __post_init__(self) -> None:
+        check_link(self.link)
         for name in ("context", "width", "layers", "heads", "mlp_ratio"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -74,8 +77,8 @@ RELEASED = ACConfig(context=64, width=1024, layers=24, heads=16, state="integrat
 class ACPredictor(nn.Module):
     """latent_BTKD and action_BTA to predicted_BTKD; the last `measured` entries of every token are the measurements.
 
-    No mask exists: attention runs frame by frame (`lewm.nets.blocks.attend_frames`), so neither memory nor a checkpoint
-    knows `context`.
+    Attention over many tokens runs frame by frame, without a mask (`lewm.nets.blocks.frame_causal`); neither weights nor
+    memory know `context`.
     """
 
     def __init__(
@@ -90,7 +93,7 @@ class ACPredictor(nn.Module):
         self.context: int = config.context
         self.tokens, self.side = tokens, grid_side(tokens, "ac")
         self.scale = 1.0 if config.grid is None else config.grid / self.side
-        self.normalised, self.compat = config.normalise, config.compat
+        self.normalised, self.compat, self.link = config.normalise, config.compat, LINKS[config.link]
         self.head_dim = config.width // config.heads
         self.picture_dim, self.measured = latent_dim - measured, measured
         self.states = measured - config.extrinsics
@@ -124,13 +127,14 @@ class ACPredictor(nn.Module):
         frames = latent_BTKD.shape[1]
         action_BT1W = self.action(action_BTA)[:, :, None]
         x_BTLW = torch.cat([action_BT1W, self.embed_frame(latent_BTKD)], 2)
-        table = self.table(frames, start)
+        table, mask = self.table(frames, start), frame_causal(frames, x_BTLW.shape[2], x_BTLW.device)
         for block in self.blocks:
-            x_BTLW = block(x_BTLW, frames, table)
+            x_BTLW = block(x_BTLW, mask, table)
         x_BTLW = self.norm(x_BTLW)
         picture_BTKD = self.out(x_BTLW[:, :, self.leading :])
         if self.normalised:
             picture_BTKD = F.layer_norm(picture_BTKD, picture_BTKD.shape[-1:], eps=OUTPUT_EPS)
+        picture_BTKD = self.link(picture_BTKD)
         if not self.measured:
             return picture_BTKD
         measured_BTM = latent_BTKD[:, :, 0, self.picture_dim :]

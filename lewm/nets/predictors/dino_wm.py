@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lewm.nets.blocks import MLP, Attention, Block, check_window, init_linear
+from lewm.nets.blocks import MLP, Attention, Block, check_window, frame_causal, init_linear
 from lewm.nets.heads import LINKS, LinkName, check_link
 
 
@@ -53,7 +53,8 @@ class DinoWMConfig:
 class DinoWMPredictor(nn.Module):
     """latent_BTKD and action_BTA to predicted_BTKD; the entries of the action are dropped from what comes out.
 
-    In a rollout the next action takes their place, as in DINO-WM. No mask exists: attention runs frame by frame.
+    In a rollout the next action takes their place, as in DINO-WM. Attention over many tokens runs frame by frame,
+    without a mask (`lewm.nets.blocks.frame_causal`).
     """
 
     def __init__(self, config: DinoWMConfig, latent_dim: int, action_dim: int, tokens: int) -> None:
@@ -85,7 +86,8 @@ class DinoWMPredictor(nn.Module):
         frames = latent_BTKD.shape[1]
         action_BTKE = self.action(action_BTA)[:, :, None].expand(-1, -1, self.tokens, -1)
         x_BTKW = torch.cat([latent_BTKD, action_BTKE], -1) + self.position_TKD[:frames]
+        mask = frame_causal(frames, self.tokens, x_BTKW.device)
         for block in self.blocks:
-            x_BTKW = block(x_BTKW, frames)
+            x_BTKW = block(x_BTKW, mask)
         predicted_BTKD: Tensor = self.norm(x_BTKW)[..., : self.latent_dim]
         return self.link(predicted_BTKD)
