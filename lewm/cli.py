@@ -152,6 +152,13 @@ def add_import_model(sub: argparse.ArgumentParser) -> None:
     """A peer's checkpoint."""
     sub.add_argument("source", type=Path, help="folder with weights.pt and config.json, or the .pt file itself")
     sub.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
+    sub.add_argument(
+        "--into",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="the source is a predictor of V-JEPA 2-AC (.safetensors or .pt) for this checkpoint of ours, which brings "
+        "the encoder and has predictor ac in the same sizes",
+    )
     sub.add_argument("--task", help="task it was trained for; any name, a lewm task's to act in it")
     for name, what in (
         ("low", "lower bound"),
@@ -272,9 +279,9 @@ COMMANDS: tuple[tuple[Callable[[argparse.Namespace], None], Parser, str, str], .
     (
         commands.import_model,
         add_import_model,
-        "a LeWM checkpoint of stable-worldmodel or le-wm",
+        "a LeWM checkpoint of stable-worldmodel or le-wm, a predictor of V-JEPA 2-AC",
         "Turn their weights.pt and config.json into a checkpoint of ours. What they leave out (task, action bounds and "
-        "statistics) comes from options or --stats.",
+        "statistics) comes from options or --stats. With --into: put V-JEPA 2-AC's predictor into a checkpoint of ours.",
     ),
     (commands.report, add_report, "write the HTML report again", "Rebuild report.html from a run's saved files."),
     (

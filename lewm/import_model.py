@@ -1,6 +1,8 @@
-"""A LeWM checkpoint of stable-worldmodel or le-wm (`weights.pt` beside `config.json`) as a checkpoint of ours.
+"""Somebody else's weights as a checkpoint of ours.
 
-Every tensor of the source is used and none is made up, so the answers are the source's own up to rounding.
+A LeWM checkpoint of stable-worldmodel or le-wm (`weights.pt` beside `config.json`) becomes one whole: every tensor of
+the source is used and none is made up, so the answers are the source's own up to rounding. The predictor of V-JEPA 2-AC
+takes the place of that in a checkpoint of ours, which brings the encoder.
 """
 
 import hashlib
@@ -10,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lewm.checkpoint import Origin, save_checkpoint
+from lewm.ac_layout import load_ac_tensors, read_ac_tensors
+from lewm.checkpoint import Origin, load, save_checkpoint
 from lewm.peer_layout import convert, describe, read_tensors
 from lewm.schema import SchemaError, build, read_json
 from lewm.world_model import ModelFacts, WorldModel
@@ -90,6 +93,26 @@ def import_model(source: Path, out: Path, data: DataFacts) -> Path:
         }
     }
     save_checkpoint(out, model, None, origin, training)
+    return out
+
+
+def import_predictor(source: Path, checkpoint: Path, out: Path) -> Path:
+    """Write `out`: a copy of our `checkpoint` whose ac predictor has the weights of V-JEPA 2-AC in the file `source`.
+
+    Heads stay: they read latents of frames, which come from the encoder. Raises what `read_ac_tensors` and
+    `load_ac_tensors` do, and ValueError when `out` holds something else.
+    """
+    if out.exists() and not (out / "model.safetensors").is_file():
+        raise ValueError(f"{out} exists and is not a lewm checkpoint; it would be replaced: choose another --out")
+    ours = load(checkpoint)
+    load_ac_tensors(read_ac_tensors(source), ours.model, source)
+    training = read_json(checkpoint / "config.json")["training"]
+    training["imported_predictor"] = {
+        "weights": source.name,
+        "sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+    }
+    heads = {"proposal": ours.proposal, "readout": ours.readout}
+    save_checkpoint(out, ours.model, ours.cost_to_go, ours.origin, training, **heads)  # type: ignore[arg-type]
     return out
 
 

@@ -30,6 +30,7 @@ STAGES = (
     "readout",
     "checkpoint",
     "peer_layout",
+    "ac_layout",
     "import_model",
     "planning",
     "baselines",
