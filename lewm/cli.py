@@ -105,7 +105,27 @@ def add_train(sub: argparse.ArgumentParser) -> None:
 def add_plan(sub: argparse.ArgumentParser) -> None:
     """One episode."""
     sub.add_argument("--checkpoint", type=Path, required=True, help="folder that `lewm train` wrote")
-    sub.add_argument("--goal", type=Path, required=True, help="goal picture, colour, as large as the model's frames")
+    sub.add_argument(
+        "--goal",
+        type=Path,
+        required=True,
+        nargs="+",
+        metavar="PICTURE",
+        help="goal picture, colour, as large as the model's frames; or several to be reached in this order",
+    )
+    sub.add_argument(
+        "--subgoal-steps",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="environment steps for each goal picture but the last, multiples of the steps between plans",
+    )
+    sub.add_argument(
+        "--subgoal-reached",
+        type=float,
+        metavar="DISTANCE",
+        help="go on to the next goal picture once the present frame costs this much or less",
+    )
     sub.add_argument("--task", help="task to act in (default: the one the model was trained on)")
     sub.add_argument("--start", type=numbers, metavar="X,Y,..", help="start state (default: drawn from --seed)")
     sub.add_argument("--goal-state", type=numbers, metavar="X,Y,..", help="state behind the picture, to score success")

@@ -168,10 +168,15 @@ def plan(args: argparse.Namespace) -> None:
     """Run one episode to a goal image."""
     from lewm.pipeline import pick_device
     from lewm.planning.episode import EpisodeConfig, run_episode
+    from lewm.planning.subgoals import SubGoals
 
+    subgoals = None
+    if args.subgoal_steps is not None or args.subgoal_reached is not None:
+        subgoals = SubGoals(None if args.subgoal_steps is None else tuple(args.subgoal_steps), args.subgoal_reached)
     config = EpisodeConfig(
         checkpoint=args.checkpoint,
-        goal=args.goal,
+        goals=tuple(args.goal),
+        subgoals=subgoals,
         task=args.task,
         planner=args.planner,
         cost=args.cost,

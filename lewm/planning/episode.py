@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from lewm.planning.agent import Agent
 from lewm.planning.frame_bank import FrameBank
 from lewm.planning.informed_start import ProposalUse
 from lewm.planning.observation import measured_in
+from lewm.planning.subgoals import SubGoalAgent, SubGoals
 from lewm.video import write_panels
 
 
@@ -59,8 +61,8 @@ class EpisodeConfig:
 
     checkpoint: Path
     """Folder of the model."""
-    goal: Path
-    """Goal picture."""
+    goals: tuple[Path, ...]
+    """Goal picture, or several to be reached in this order."""
     task: str | None = None
     """Task to act in; None is the one the model was trained on."""
     planner: str | None = None
@@ -81,10 +83,21 @@ class EpisodeConfig:
     """Most milliseconds per plan; None takes the planner as it is."""
     proposal: ProposalUse = "none"
     """What the model's learned first guess of a plan is used for."""
+    subgoals: SubGoals | None = None
+    """When the next of several pictures becomes the goal."""
 
     def __post_init__(self) -> None:
         if self.budget < 1:
             raise ValueError(f"budget is {self.budget}; give at least one environment step")
+        if not self.goals:
+            raise ValueError("no goal picture is given; give at least one")
+        if len(self.goals) > 1 and self.subgoals is None:
+            raise ValueError(
+                f"{len(self.goals)} goal pictures are given, but not when to go on to the next: add --subgoal-steps or "
+                "--subgoal-reached"
+            )
+        if len(self.goals) == 1 and self.subgoals is not None:
+            raise ValueError("sub-goals need at least two goal pictures, and one is given; add more to --goal")
 
 
 @dataclass(frozen=True)
@@ -99,15 +112,18 @@ class Episode:
     """None when the goal's state is not known."""
 
 
-def drive(agent: Agent, env: envs.GoalEnv, picture: np.ndarray, config: EpisodeConfig) -> Episode:
-    """Act until the goal is reached or the budget is spent; the env stands at its start.
+def drive(agent: SubGoalAgent, env: envs.GoalEnv, pictures: Sequence[np.ndarray], config: EpisodeConfig) -> Episode:
+    """Act until the last goal is reached or the budget is spent; the env stands at its start.
 
     With `goal_state` the episode ends at the task's own success; without it nothing but the picture is known and the
     episode runs through its budget.
     """
     bank = FrameBank.from_task(envs.make(agent.checkpoint.origin.task, **agent.checkpoint.origin.settings), agent.model)
     goal_proprio = None if config.goal_state is None else measured_in(agent.model, [np.array(config.goal_state)])
-    agent.reset(picture, goal_proprio=goal_proprio)
+    if config.subgoals is None:
+        agent.reset(pictures[0], goal_proprio=goal_proprio)
+    else:
+        agent.begin(pictures, config.subgoals)
     rows: list[tuple[np.ndarray, ...]] = []
     steps: list[dict[str, Any]] = []
     reached = None if config.goal_state is None else False
@@ -119,7 +135,8 @@ def drive(agent: Agent, env: envs.GoalEnv, picture: np.ndarray, config: EpisodeC
         if planned:
             imagined = imagine(agent, bank)
         block = (step - agent.last.step) // agent.skip
-        rows.append((side_by_side(pixels), side_by_side(picture), imagined[block]))
+        current = 0 if config.subgoals is None else int(agent.at_B[0])
+        rows.append((side_by_side(pixels), side_by_side(pictures[current]), imagined[block]))
         env.advance(action)
         if config.goal_state is not None:
             reached = bool(env.is_success(env.state, np.array(config.goal_state)))
@@ -133,6 +150,8 @@ def drive(agent: Agent, env: envs.GoalEnv, picture: np.ndarray, config: EpisodeC
                 "success": reached,
             }
         )
+        if config.subgoals is not None:
+            steps[-1]["goal"] = current
         if reached:
             break
     return Episode(rows, steps, reached)
@@ -140,7 +159,7 @@ def drive(agent: Agent, env: envs.GoalEnv, picture: np.ndarray, config: EpisodeC
 
 def run_episode(config: EpisodeConfig, out: Path) -> str:
     """Plan to the picture, write `episode.mp4` (seen, goal, imagined) and `trace.json` to `out`; returns a summary."""
-    agent = Agent.load(
+    agent = SubGoalAgent.load(
         config.checkpoint,
         config.planner,
         config.cost,
@@ -150,7 +169,7 @@ def run_episode(config: EpisodeConfig, out: Path) -> str:
         proposal=config.proposal,
     )
     origin = agent.checkpoint.origin
-    picture = read_goal(config.goal, agent.size, agent.model.facts.channels // 3)
+    pictures = [read_goal(goal, agent.size, agent.model.facts.channels // 3) for goal in config.goals]
     own = config.task in (None, origin.task)
     env = envs.make(config.task or origin.task, **(origin.settings if own else {"size": agent.size}))
     env.reset(seed=config.seed, options=None if config.start is None else {"state": np.array(config.start)})
@@ -163,13 +182,13 @@ def run_episode(config: EpisodeConfig, out: Path) -> str:
         print(
             "lewm plan: this machine draws other pictures than the model was trained on; expect less", file=sys.stderr
         )
-    episode = drive(agent, env, picture, config)
+    episode = drive(agent, env, pictures, config)
     out.mkdir(parents=True, exist_ok=True)
     write_panels(out / "episode.mp4", episode.rows, ("seen", "goal", "imagined"))
     outcome = {None: "not scored (no --goal-state)", True: "reached", False: "not reached"}[episode.success]
     facts = {
         "checkpoint": str(config.checkpoint),
-        "goal": str(config.goal),
+        "goal": " ".join(map(str, config.goals)),
         "task": config.task or origin.task,
         "outcome": outcome,
     }
