@@ -17,7 +17,7 @@ def add_plan(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--config", default="two_room", help="without a checkpoint: fresh weights of this run's model")
     sub.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
     sub.add_argument(
-        "--plans", type=int, help="plans per row after warm-up (default 30; with --peer 3, with --scaling 10)"
+        "--plans", type=int, help="plans per row after warm-up (default 30; with --peer 3, with --scaling 10, with --model 5)"
     )
     kind = sub.add_mutually_exclusive_group()
     kind.add_argument("--peer", action="store_true", help="compare with stable-worldmodel, in a process of its own")
@@ -25,6 +25,13 @@ def add_plan(sub: argparse.ArgumentParser) -> None:
     kind.add_argument(
         "--scaling", action="store_true", help="as candidates, horizon, problems and tokens grow, with fresh weights"
     )
+    kind.add_argument(
+        "--model",
+        metavar="NAME",
+        help="a predictor of token grids with fresh weights (ac, dino_wm, rotary), each frame visited once beside the "
+        "loop that runs the history again at each step",
+    )
+    sub.add_argument("--tokens", type=int, metavar="K", help="with --model: tokens per frame, a square number (default 64)")
     sub.add_argument("--plot", type=Path, metavar="PNG", help="with --scaling: picture to write")
     sub.add_argument(
         "--peer-python",
@@ -51,6 +58,11 @@ def plan(args: argparse.Namespace) -> None:
         raise ValueError(f"--plot {args.plot}: only --scaling draws a picture; add it, or leave --plot out")
     if args.compile and not args.peer:
         raise ValueError("--compile is for --peer: add it, or leave --compile out")
+    if args.tokens is not None and args.model is None:
+        raise ValueError(f"--tokens {args.tokens} is for --model: add it, or leave --tokens out")
+    if args.model is not None:
+        token_plan(args)
+        return
     if args.peer:
         peer_plan(args)
         return
@@ -65,6 +77,18 @@ def plan(args: argparse.Namespace) -> None:
     rows = bench_plan(args.checkpoint, args.config, args.threads, 30 if args.plans is None else args.plans, args.device)
     write_rows(args.json, rows)
     print(table(rows))
+
+
+def token_plan(args: argparse.Namespace) -> None:
+    """Milliseconds per plan on a grid of tokens, cached and plain."""
+    if args.checkpoint is not None:
+        raise ValueError("--model plans with fresh weights; leave --checkpoint out")
+    from lewm.bench import token_grids
+
+    tokens, plans = 64 if args.tokens is None else args.tokens, 5 if args.plans is None else args.plans
+    rows = token_grids.bench_token_grids(args.model, tokens, args.threads, plans, args.device)
+    write_rows(args.json, rows)
+    print(token_grids.table(rows))
 
 
 def peer_plan(args: argparse.Namespace) -> None:
@@ -237,7 +261,7 @@ BENCHES: tuple[
         "Milliseconds per plan over planners, budgets and batch sizes, for a checkpoint or for fresh weights of a run. "
         "With --peer: LeWM's published search by stable-worldmodel and by lewm, same weights and latents, in turns; "
         "half an hour on one core. With --breakdown: where the time goes, beside the speed of a large matrix product. "
-        "With --scaling: how it grows.",
+        "With --scaling: how it grows. With --model: on a grid of tokens, cached beside plain.",
     ),
     (
         train,

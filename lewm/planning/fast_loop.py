@@ -7,18 +7,29 @@ before the present are the same for all candidates; they are visited once per pl
 
 import itertools
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from torch import Tensor
-
-from lewm.planning.fast_block import KeyValue
 
 Rollout = Callable[[Tensor], list[Tensor]]
 """action_BNHA to the H latents after its blocks, latent_BNKD each; differentiable by the actions."""
 
 
-class FrameNet(Protocol):
-    """A predictor whose frames are visited one after the other."""
+class Seen(Protocol):
+    """The frames that one block has seen."""
+
+    def __len__(self) -> int:
+        """How many."""
+
+    def copy(self: "S") -> "S":
+        """The same frames, for one of several futures."""
+
+
+S = TypeVar("S", bound=Seen)
+
+
+class FrameNet(Protocol[S]):
+    """A predictor whose frames are visited one after the other; S is what its blocks remember of them."""
 
     @property
     def context(self) -> int:
@@ -29,7 +40,7 @@ class FrameNet(Protocol):
         """Whether frames visited again go through the blocks as one. A GPU prefers fewer, larger products; a CPU's
         cache holds one frame of all candidates, hardly three."""
 
-    def nothing_seen(self) -> list[list[KeyValue]]:
+    def nothing_seen(self) -> list[S]:
         """Per block the frames seen: none."""
 
     def embed(self, latent: Tensor) -> Tensor:
@@ -39,7 +50,7 @@ class FrameNet(Protocol):
         """What all raw actions become, in products over all of them; times first."""
 
     def visit(
-        self, frames: list[Tensor], conditions: list[Tensor], seen: list[list[KeyValue]], keep: bool, ask: bool
+        self, frames: list[Tensor], conditions: list[Tensor], seen: list[S], keep: bool, ask: bool
     ) -> Tensor:
         """Let embedded frames follow those already `seen` in the window.
 
@@ -50,7 +61,7 @@ class FrameNet(Protocol):
         """The next latent, from what the visit gave, the last frame's latent and its conditions."""
 
 
-def follow(net: FrameNet, latent_BTKD: Tensor, past_BTA: Tensor) -> Rollout:
+def follow(net: FrameNet[S], latent_BTKD: Tensor, past_BTA: Tensor) -> Rollout:
     """The futures of one situation: T frames, the last one now, and the T - 1 raw action blocks between them."""
     behind = latent_BTKD.shape[1] - 1
     embedded = [net.embed(latent_BKD[:, None]) for latent_BKD in latent_BTKD.unbind(1)]
@@ -70,7 +81,7 @@ def follow(net: FrameNet, latent_BTKD: Tensor, past_BTA: Tensor) -> Rollout:
             start, following = (max(0, behind + 1 + s - net.context) for s in (step, step + 1))
             fresh = step
             if start != previous:
-                seen = [list(layer) for layer in kept[start]] if start in kept else net.nothing_seen()
+                seen = [layer.copy() for layer in kept[start]] if start in kept else net.nothing_seen()
                 fresh, previous = max(0, start - behind), start
             bounds = [fresh, step + 1] if net.together else range(fresh, step + 2)
             for first, last in itertools.pairwise(bounds):

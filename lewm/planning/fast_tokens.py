@@ -11,7 +11,7 @@ from lewm.nets.blocks import Block, rotate
 from lewm.nets.predictors import ACPredictor, DinoWMPredictor
 from lewm.nets.predictors.ac import OUTPUT_EPS, join_measured
 from lewm.planning.fast_affine import Affine, normalise
-from lewm.planning.fast_block import KeyValue, attend_many
+from lewm.planning.fast_cache import FrameCache
 from lewm.planning.fast_loop import Rollout, follow
 from lewm.planning.fast_transformer import angles
 from lewm.world_model import WorldModel
@@ -31,8 +31,8 @@ class PlainBlock:
     heads: int
 
     @staticmethod
-    def of(block: nn.Module, like: Tensor) -> "PlainBlock":
-        """Fold a block."""
+    def of(block: nn.Module, like: Tensor, neighbours: bool) -> "PlainBlock":
+        """Fold a block. neighbours: whether features i and i + half of a query or key shall stand side by side."""
         assert isinstance(block, Block)
         attention = block.attention
         norm, mlp_norm = block.attention_norm, block.mlp_norm
@@ -41,6 +41,10 @@ class PlainBlock:
         qkv = Affine.of(attention.qkv).normed(norm)
         parts = (qkv.columns(0, inner).scaled(attention.head_dim**-0.5), qkv.columns(inner, 3 * inner))
         project = Affine(torch.cat([p.weight_IO for p in parts], 1), torch.cat([p.bias_O for p in parts]))
+        if neighbours:
+            column = torch.arange(3 * inner, device=like.device).view(3, attention.heads, 2, -1)
+            column = torch.cat([column[:2].transpose(-1, -2).flatten(), column[2].flatten()])
+            project = Affine(project.weight_IO[:, column], project.bias_O[column])
         return PlainBlock(
             project=project.like(like),
             out=Affine.of(attention.out).like(like),
@@ -50,67 +54,71 @@ class PlainBlock:
             heads=attention.heads,
         )
 
-    def between(self, x: Tensor, rotary: Tensor | None, seen: list[KeyValue]) -> Tensor:
-        """F frames (F, B, N, L, width) that follow those seen, which grow by them, through the block."""
-        inner, before = self.out.weight_IO.shape[0], len(seen)
+    def ask(self, x: Tensor, rotary: Tensor | None, seen: FrameCache) -> Tensor:
+        """Queries (F, B, N, L, heads, head_dim) of F frames (F, B, N, L, width), which are then seen."""
+        inner = self.out.weight_IO.shape[0]
         projected = self.project(normalise(x, self.eps[0]))
-        query = self._heads(projected[..., :inner], rotary)
-        self._remember(projected[..., inner:], rotary, seen)
-        mixed = [attend_many(asked, seen[: before + i]) for i, asked in enumerate(query, 1)]
-        return self._rest(x, torch.stack(mixed) if len(mixed) > 1 else mixed[0][None])
+        asked = turn(projected[..., : 2 * inner].unflatten(-1, (2 * self.heads, -1)), rotary)
+        query, key = asked.chunk(2, -2)
+        for pair in zip(key, projected[..., 2 * inner :].unflatten(-1, (self.heads, -1)), strict=True):
+            seen.append(*pair)
+        return query
 
-    def silently(self, x: Tensor, rotary: Tensor | None, seen: list[KeyValue]) -> Tensor:
-        """Only let frames be seen, by the last block: they ask nothing. Returns their normalised tokens."""
-        normed, inner = normalise(x, self.eps[0]), self.out.weight_IO.shape[0]
-        self._remember(self.project.columns(inner, 3 * inner)(normed), rotary, seen)
-        return normed
+    def rest(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """What follows attention."""
+        x = self.out(mixed).add_(x)
+        return self.down(F.gelu(self.up(normalise(x, self.eps[1])))).add_(x)
 
-    def finally_(self, x: Tensor, rotary: Tensor | None, seen: list[KeyValue], first: int) -> Tensor:
-        """The last of the frames after the last block, its tokens from `first` on; the others are only seen."""
-        normed = self.silently(x, rotary, seen)
-        asked_x, asked = x[-1:, ..., first:, :], normed[-1:, ..., first:, :]
-        turned = None if rotary is None else rotary[:, -1:, ..., first:, :, :]
-        query = self._heads(self.project.columns(0, self.out.weight_IO.shape[0])(asked), turned)
-        return self._rest(asked_x, attend_many(query[0], seen)[None])[0]
 
-    def _heads(self, projected: Tensor, rotary: Tensor | None) -> Tensor:
-        split = projected.unflatten(-1, (self.heads, -1))
-        return split if rotary is None else rotate(split, rotary)
-
-    def _remember(self, pair: Tensor, rotary: Tensor | None, seen: list[KeyValue]) -> None:
-        key, value = pair.chunk(2, -1)
-        seen.extend(zip(self._heads(key, rotary), self._heads(value, None), strict=True))
-
-    def _rest(self, x: Tensor, mixed: Tensor) -> Tensor:
-        x = x + self.out(mixed)
-        return x + self.down(F.gelu(self.up(normalise(x, self.eps[1]))))
+def turn(x: Tensor, rotary: Tensor | None) -> Tensor:
+    """Rotate by a table: of neighbours where it is complex, a third of the time; of halves where it is not."""
+    if rotary is None:
+        return x
+    if not rotary.is_complex():
+        return rotate(x, rotary)
+    turned = torch.view_as_complex(x.unflatten(-1, (-1, 2))) * rotary[0]
+    return torch.view_as_real(turned).flatten(-2)
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Blocks one after the other and the last layer norm's constant."""
+    """Blocks one after the other, the rotations of their queries and keys, and the last layer norm's constant."""
 
     blocks: tuple[PlainBlock, ...]
+    context: int
+    rotary: Tensor | None
+    """By place in the window, as `turn` takes them."""
     out_eps: float
 
     @staticmethod
-    def of(blocks: nn.ModuleList, norm: nn.LayerNorm, like: Tensor) -> "Stack":
-        """Fold the blocks; the norm's weights belong to the map that follows."""
-        return Stack(tuple(PlainBlock.of(block, like) for block in blocks), norm.eps)
+    def of(blocks: nn.ModuleList, norm: nn.LayerNorm, context: int, rotary: Tensor | None, like: Tensor) -> "Stack":
+        """Fold the blocks; the norm's weights belong to the map that follows. rotary: see `angles`."""
+        neighbours = rotary is not None and len(rotary) == 2
+        if rotary is not None:
+            rotary = torch.complex(*rotary.to(like))[None] if neighbours else rotary.to(like)
+        return Stack(tuple(PlainBlock.of(block, like, neighbours) for block in blocks), context, rotary, norm.eps)
 
-    def nothing_seen(self) -> list[list[KeyValue]]:
+    def nothing_seen(self) -> list[FrameCache]:
         """Per block the frames seen: none."""
-        return [[] for _ in self.blocks]
+        return [FrameCache(self.context) for _ in self.blocks]
 
-    def __call__(
-        self, x: Tensor, rotary: Tensor | None, seen: list[list[KeyValue]], ask: bool, first: int = 0
-    ) -> Tensor:
-        """Frames (F, B, N, L, width) that follow those seen; the last one's normalised tokens from `first` on."""
+    def __call__(self, x: Tensor, seen: list[FrameCache], ask: bool, first: int = 0) -> Tensor:
+        """Frames (F, B, N, L, width) that follow those seen; the last one's normalised tokens from `first` on.
+
+        Without `ask` they are only seen, and what comes out is of no use.
+        """
+        place = len(seen[0])
+        rotary = None if self.rotary is None else self.rotary[:, place : place + len(x)]
         for block, before in zip(self.blocks[:-1], seen):
-            x = block.between(x, rotary, before)
+            query = block.ask(x, rotary, before)
+            mixed = [before.attend(asked, place + i) for i, asked in enumerate(query, 1)]
+            x = block.rest(x, torch.stack(mixed) if len(mixed) > 1 else mixed[0][None])
+        last, before = self.blocks[-1], seen[-1]
+        query = last.ask(x, rotary, before)
         if not ask:
-            return self.blocks[-1].silently(x, rotary, seen[-1])
-        return normalise(self.blocks[-1].finally_(x, rotary, seen[-1], first), self.out_eps)
+            return x
+        asked, x = query[-1][..., first:, :, :], x[-1][..., first:, :]
+        return normalise(last.rest(x, before.attend(asked, place + len(query))), self.out_eps)
 
 
 @dataclass(frozen=True)
@@ -129,7 +137,6 @@ class FastAC:
     measured: tuple[Affine | None, Affine | None]
     """State and camera to their tokens."""
     patch: Affine
-    rotary: Tensor
     stack: Stack
     last: Affine
     """Normalised token to patch."""
@@ -163,8 +170,7 @@ class FastAC:
             change=fold(net.change, actions=True),
             measured=(fold(net.state), fold(net.extrinsics)),
             patch=patch,
-            rotary=angles(net.table(net.context), net.context),
-            stack=Stack.of(net.blocks, net.norm, like),
+            stack=Stack.of(net.blocks, net.norm, net.context, angles(net.table(net.context), net.context), like),
             last=last,
             state=fold(net.state_out, normed=True),
             normalised=net.normalised,
@@ -175,7 +181,7 @@ class FastAC:
         """See `FastRollout`."""
         return follow(self, latent_BTKD, past_BTA)
 
-    def nothing_seen(self) -> list[list[KeyValue]]:
+    def nothing_seen(self) -> list[FrameCache]:
         """See `FrameNet`."""
         return self.stack.nothing_seen()
 
@@ -192,16 +198,15 @@ class FastAC:
         return torch.cat([*leading, self.patch(picture)], -2)
 
     def visit(
-        self, frames: list[Tensor], conditions: list[Tensor], seen: list[list[KeyValue]], keep: bool, ask: bool
+        self, frames: list[Tensor], conditions: list[Tensor], seen: list[FrameCache], keep: bool, ask: bool
     ) -> Tensor:
         """See `FrameNet`; the answer is the last frame's normalised tokens, those of measurements first."""
-        place = len(seen[0])
         joined = []
         for frame, action in zip(frames, conditions[0], strict=True):
             candidates = max(frame.shape[1], action.shape[1])
             joined.append(torch.cat([x.expand(-1, candidates, -1, -1) for x in (action, frame)], 2))
         x = torch.stack(torch.broadcast_tensors(*joined)) if len(joined) > 1 else joined[0][None]
-        return self.stack(x, self.rotary[:, place : place + len(frames)], seen, ask, self._unasked)
+        return self.stack(x, seen, ask, self._unasked)
 
     def out(self, token: Tensor, latent: Tensor, conditions: list[Tensor]) -> Tensor:
         """See `FrameNet`."""
@@ -251,7 +256,7 @@ class FastDinoWM:
             together=like.is_cuda,
             action=Affine.of(net.action).standardising(model.action_mean_A, model.action_std_A).like(like),
             position_TKD=net.position_TKD.detach().clone(),
-            stack=Stack.of(net.blocks, net.norm, like),
+            stack=Stack.of(net.blocks, net.norm, net.context, None, like),
             scale_D=net.norm.weight.detach()[: net.latent_dim].clone(),
             shift_D=net.norm.bias.detach()[: net.latent_dim].clone(),
             link=net.link,
@@ -261,7 +266,7 @@ class FastDinoWM:
         """See `FastRollout`."""
         return follow(self, latent_BTKD, past_BTA)
 
-    def nothing_seen(self) -> list[list[KeyValue]]:
+    def nothing_seen(self) -> list[FrameCache]:
         """See `FrameNet`."""
         return self.stack.nothing_seen()
 
@@ -274,7 +279,7 @@ class FastDinoWM:
         return latent
 
     def visit(
-        self, frames: list[Tensor], conditions: list[Tensor], seen: list[list[KeyValue]], keep: bool, ask: bool
+        self, frames: list[Tensor], conditions: list[Tensor], seen: list[FrameCache], keep: bool, ask: bool
     ) -> Tensor:
         """See `FrameNet`; the answer is the last frame's normalised tokens."""
         place = len(seen[0])
@@ -284,7 +289,7 @@ class FastDinoWM:
             parts = frame.expand(-1, candidates, -1, -1), action.expand(-1, candidates, frame.shape[2], -1)
             joined.append(torch.cat(parts, -1) + self.position_TKD[place + i])
         x = torch.stack(torch.broadcast_tensors(*joined)) if len(joined) > 1 else joined[0][None]
-        return self.stack(x, None, seen, ask)
+        return self.stack(x, seen, ask)
 
     def out(self, token: Tensor, latent: Tensor, conditions: list[Tensor]) -> Tensor:
         """See `FrameNet`."""

@@ -151,6 +151,20 @@ def test_every_distance_and_reduction(config: PredictorConfig, tokens: int, term
     assert_equal(gradient, fast_gradient)
 
 
+@pytest.mark.parametrize(("config", "tokens"), [(AC, 4), (DINO_WM, 3)], ids=["ac", "dino_wm"])
+@pytest.mark.parametrize("together", [False, True])
+def test_frames_of_many_tokens_visited_again_as_one(config: PredictorConfig, tokens: int, together: bool) -> None:
+    """What a GPU does once the window slides, with kept frames in one buffer and joined anew for gradients."""
+    model = world(config, tokens)
+    situation, goal, action = problem(model, 3, 6)
+    fast = prepare(model)
+    other = FastModel(replace(fast.rollout, together=together), None)  # type: ignore[type-var]
+    expected = GoalCost(model, None, CostConfig({"latent_l2": 1.0}), situation, goal)(action)
+    for wanted in (False, True):
+        cost = GoalCost(model, None, CostConfig({"latent_l2": 1.0}), situation, goal, other)
+        assert_equal(expected, cost(action.clone().requires_grad_(wanted)).detach())
+
+
 @pytest.mark.parametrize("config", [ADALN, ROTARY, replace(ADALN, history=1)], ids=["adaln", "rotary", "one"])
 @pytest.mark.parametrize("attend", [attend_one, attend_many])
 @pytest.mark.parametrize("together", [False, True])
@@ -241,6 +255,16 @@ def test_rotary_work_grows_with_the_frames_and_not_with_their_square() -> None:
     growth = [after - before for before, after in itertools.pairwise(steps)]
     assert set(growth[1:]) == {growth[1]}  # the first also keeps what a lone frame need not
     assert flops(model, None, 7) > 3 * steps[-1]
+
+
+def test_ac_work_grows_with_the_frames_and_not_with_their_square() -> None:
+    """The products of every frame but the first, whose candidates share nothing, are the same; attention grows."""
+    model = world(replace(AC, context=8, layers=3), 4)
+    fast = prepare(model)
+    steps = [flops(model, fast, horizon) for horizon in range(1, 8)]
+    growth = [after - before for before, after in itertools.pairwise(steps)]
+    assert len({after - before for before, after in itertools.pairwise(growth)}) == 1
+    assert flops(model, None, 7) > 3.5 * steps[-1]
 
 
 def test_adaln_visits_nine_frames_where_the_plain_rollout_visits_twelve() -> None:
