@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-HEADS, LAYERS, WIDTH, PICTURE, ACTIONS, SIDE = 2, 2, 16, 6, 3, 2
+HEADS, LAYERS, WIDTH, PICTURE, ACTIONS, SIDE = 2, 2, 28, 6, 3, 2
 
 
 def released(seed: int = 0, states: int = 3, extrinsics: bool = True) -> dict[str, Tensor]:

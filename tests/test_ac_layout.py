@@ -23,7 +23,7 @@ from lewm.planning.costs import CostConfig, GoalCost, Situation
 from lewm.planning.fast_rollout import prepare
 from lewm.world_model import ModelConfig, WorldModel
 
-SMALL = ACConfig(context=4, width=16, layers=2, heads=2, mlp_ratio=2, state="integrated", compat=True)
+SMALL = ACConfig(context=4, width=28, layers=2, heads=2, mlp_ratio=2, state="integrated", compat=True)
 NAMES = ("x", "y", "grip", *(f"camera{i}" for i in range(6)))
 
 
@@ -173,9 +173,9 @@ def changed(**tensors: Tensor | None) -> dict[str, Tensor]:
         (lambda: world(replace(SMALL, layers=3)), changed(), r"predictor_blocks.2.* is missing \(12 in all\)"),
         (lambda: world(replace(SMALL, layers=1)), changed(), r"no place for tensor predictor_blocks.1.* \(12 such"),
         (lambda: world(names=()), changed(), "no place for tensor state_encoder.*name the robot's state in model.proprio"),
-        (lambda: world(names=NAMES[:2]), changed(), r"state_encoder.weight has shape \(16, 3\); the model needs \(16, 2\)"),
+        (lambda: world(names=NAMES[:2]), changed(), r"state_encoder.weight has shape \(28, 3\); the model needs \(28, 2\)"),
         (lambda: world(width=3), changed(), "set model.proprio_width to null"),
-        (world, changed(predictor_norm__bias=torch.full((16,), torch.nan)), "predictor_norm.bias holds NaN or infinity"),
+        (world, changed(predictor_norm__bias=torch.full((28,), torch.nan)), "predictor_norm.bias holds NaN or infinity"),
     ],
 )  # fmt: skip
 def test_weights_that_do_not_fit_are_refused_in_a_sentence(

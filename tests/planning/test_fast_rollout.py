@@ -37,7 +37,7 @@ from planners import CEM, noise_table
 D, B, N = 8, 2, 24
 ADALN = AdaLNConfig(layers=3, heads=2, head_dim=4, mlp_hidden=16, action_hidden=12, projector_hidden=16)
 ROTARY = RotaryConfig(context=4, width=16, layers=2, heads=2, mlp_ratio=2)
-AC = ACConfig(context=4, width=16, layers=2, heads=2, mlp_ratio=2)
+AC = ACConfig(context=4, width=28, layers=2, heads=2, mlp_ratio=2)
 DINO_WM = DinoWMConfig(layers=2, heads=2, head_dim=4, mlp_hidden=16)
 # Small configs per row of PREDICTORS with the tokens per frame to test; a new row must be added here.
 SMALL: dict[str, list[tuple[PredictorConfig, int]]] = {
