@@ -1,7 +1,7 @@
 """How V-JEPA 2-AC lays out the weights of its predictor, and what they become in ours.
 
-Two things differ. Its rotations turn neighbouring features, ours the two halves of a head: queries and keys are put in
-that order, which changes no product. It reads raw actions and states, ours scaled ones: the scaling folds into the maps.
+Two things differ. Its rotations turn neighbouring features, ours the two halves of a head: queries and keys are put
+in that order, which changes no product. It reads raw actions and states, ours scaled ones: that folds into the maps.
 """
 
 import re
@@ -31,7 +31,7 @@ SOURCES = {
 }
 """Our modules and theirs; # is the number of the block."""
 WRAPPERS = ("module", "backbone", "predictor", "_orig_mod")
-"""What may stand before a name: data parallel training, the hub's model, a file with an encoder beside, torch.compile."""
+"""What may stand before a name: data parallel training, the hub's model, an encoder beside, torch.compile."""
 
 
 def read_ac_tensors(path: Path) -> dict[str, Tensor]:

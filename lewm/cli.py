@@ -301,7 +301,7 @@ COMMANDS: tuple[tuple[Callable[[argparse.Namespace], None], Parser, str, str], .
         add_import_model,
         "a LeWM checkpoint of stable-worldmodel or le-wm, a predictor of V-JEPA 2-AC",
         "Turn their weights.pt and config.json into a checkpoint of ours. What they leave out (task, action bounds and "
-        "statistics) comes from options or --stats. With --into: put V-JEPA 2-AC's predictor into a checkpoint of ours.",
+        "statistics) comes from options or --stats. With --into: V-JEPA 2-AC's predictor into a checkpoint of ours.",
     ),
     (commands.report, add_report, "write the HTML report again", "Rebuild report.html from a run's saved files."),
     (

@@ -134,7 +134,9 @@ def import_model(args: argparse.Namespace) -> None:
     given = {field.name: getattr(args, field.name) for field in fields(DataFacts)}
     if args.into is not None:
         if said := [name for name, value in (given | {"stats": args.stats}).items() if value is not None]:
-            raise ValueError(f"--{said[0].replace('_', '-')} is what {args.into} already says; leave it out with --into")
+            raise ValueError(
+                f"--{said[0].replace('_', '-')} is what {args.into} already says; leave it out with --into"
+            )
         print(f"checkpoint {import_predictor(args.source, args.into, args.out)}")
         return
     print(f"checkpoint {import_model(args.source, args.out, data_facts(given, args.stats))}")

@@ -17,7 +17,9 @@ def add_plan(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--config", default="two_room", help="without a checkpoint: fresh weights of this run's model")
     sub.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
     sub.add_argument(
-        "--plans", type=int, help="plans per row after warm-up (default 30; with --peer 3, with --scaling 10, with --model 5)"
+        "--plans",
+        type=int,
+        help="plans per row after warm-up (default 30; with --peer 3, with --scaling 10, with --model 5)",
     )
     kind = sub.add_mutually_exclusive_group()
     kind.add_argument("--peer", action="store_true", help="compare with stable-worldmodel, in a process of its own")
@@ -31,7 +33,9 @@ def add_plan(sub: argparse.ArgumentParser) -> None:
         help="a predictor of token grids with fresh weights (ac, dino_wm, rotary), each frame visited once beside the "
         "loop that runs the history again at each step",
     )
-    sub.add_argument("--tokens", type=int, metavar="K", help="with --model: tokens per frame, a square number (default 64)")
+    sub.add_argument(
+        "--tokens", type=int, metavar="K", help="with --model: tokens per frame, a square number (default 64)"
+    )
     sub.add_argument("--plot", type=Path, metavar="PNG", help="with --scaling: picture to write")
     sub.add_argument(
         "--peer-python",

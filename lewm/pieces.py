@@ -69,7 +69,9 @@ def in_pieces(
     groups += [([whole * steps], rest)] if rest else []
     found: list[tuple[Tensor, ...]] = []
     for starts, count in groups:
-        cut = [_cut(x, starts, history + count) for x in frames] + [_cut(x, starts, history + count - 1) for x in blocks]
+        cut = [_cut(x, starts, history + count) for x in frames] + [
+            _cut(x, starts, history + count - 1) for x in blocks
+        ]
         answers = function(*cut)
         found.append(tuple(answer.unflatten(0, (-1, len(starts))).flatten(1, 2) for answer in answers))
     return tuple(torch.cat(parts, 1) for parts in zip(*found, strict=True))

@@ -55,8 +55,8 @@ class TrainConfig:
     history: int = 1
     """Encoded frames a rollout starts from."""
     rollout_steps: int | None = None
-    """Most frames a rollout predicts before the next one starts from encoded frames again; null: to the end of the clip.
-    With `prediction: both` and 2, this is the loss of V-JEPA 2-AC: teacher forcing over the clip and two-step rollouts."""
+    """Most frames a rollout predicts before the next one starts from encoded frames again; null: to the end of the
+    clip. With `prediction: both` and 2 this is V-JEPA 2-AC's: teacher forcing over the clip and two-step rollouts."""
     add_ons: AddOnsConfig = field(default_factory=AddOnsConfig)
     """Terms added to those of the objective; all off unless weighted."""
     learning_rate: float = 1e-3

@@ -10,7 +10,11 @@ HEADS, LAYERS, WIDTH, PICTURE, ACTIONS, SIDE = 2, 2, 28, 6, 3, 2
 def released(seed: int = 0, states: int = 3, extrinsics: bool = True) -> dict[str, Tensor]:
     """A small predictor with random weights, none of them near where training would start."""
     generator = torch.Generator().manual_seed(seed)
-    linear = {"predictor_embed": (WIDTH, PICTURE), "action_encoder": (WIDTH, ACTIONS), "predictor_proj": (PICTURE, WIDTH)}
+    linear = {
+        "predictor_embed": (WIDTH, PICTURE),
+        "action_encoder": (WIDTH, ACTIONS),
+        "predictor_proj": (PICTURE, WIDTH),
+    }
     if states:
         linear["state_encoder"] = (WIDTH, states)
     if extrinsics:

@@ -1,4 +1,4 @@
-"""V-JEPA 2-AC's weights in our predictor: the answers of the formulas, the sum that a state is, a sentence per mistake."""
+"""V-JEPA 2-AC's weights in our predictor: the answers of the formulas, what a state becomes, a sentence per mistake."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,8 +9,8 @@ import ac_naive
 import pytest
 import torch
 from safetensors.torch import save_file
-from toy_models import FACTS, toy_origin
 from torch import Tensor
+from toy_models import FACTS, toy_origin
 
 from lewm.ac_layout import load_ac_tensors, read_ac_tensors
 from lewm.checkpoint import load, save_checkpoint
@@ -96,7 +96,14 @@ def test_a_cached_rollout_of_them_is_the_plain_one() -> None:
     goal, action = torch.randn(2, 4, 15, generator=draw).double(), torch.randn(2, 5, 6, 3, generator=draw).double()
     measured = torch.randn(2, 9, generator=draw).double()
     costs = [
-        GoalCost(model, None, CostConfig({"latent_l1": 1.0, "measured": 1.0}), Situation(now, past, None, measured), goal, fast)(action)
+        GoalCost(
+            model,
+            None,
+            CostConfig({"latent_l1": 1.0, "measured": 1.0}),
+            Situation(now, past, None, measured),
+            goal,
+            fast,
+        )(action)
         for fast in (None, prepare(model))
     ]
     torch.testing.assert_close(costs[1], costs[0], rtol=1e-9, atol=1e-9)
@@ -139,7 +146,9 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture) ->
     """Into a checkpoint of ours; the rest of it stays, and it says where the predictor comes from."""
     encoder = ConvConfig(latent_dim=6, channels=(4, 4, 4))
     torch.manual_seed(0)
-    facts = replace(FACTS, action_low=(-1.0,) * 3, action_high=(1.0,) * 3, action_mean=(0.1,) * 3, action_std=(0.5,) * 3)
+    facts = replace(
+        FACTS, action_low=(-1.0,) * 3, action_high=(1.0,) * 3, action_mean=(0.1,) * 3, action_std=(0.5,) * 3
+    )
     model = WorldModel(ModelConfig(encoder, SMALL, frame_skip=1), facts).eval()
     save_checkpoint(tmp_path / "ours", model, None, toy_origin(), {"seed": 1})
     weights = ac_naive.released(states=0)
@@ -168,14 +177,14 @@ def changed(**tensors: Tensor | None) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("model", "weights", "expected"),
     [
-        (lambda: world(RotaryConfig(width=16, heads=2)), changed(), "predictor is rotary; weights of V-JEPA 2-AC need ac"),
+        (lambda: world(RotaryConfig(width=16, heads=2)), changed(), "predictor is rotary; .* need ac"),
         (lambda: world(replace(SMALL, state="predicted")), changed(), "model.predictor.state is predicted"),
         (lambda: world(replace(SMALL, layers=3)), changed(), r"predictor_blocks.2.* is missing \(12 in all\)"),
         (lambda: world(replace(SMALL, layers=1)), changed(), r"no place for tensor predictor_blocks.1.* \(12 such"),
-        (lambda: world(names=()), changed(), "no place for tensor state_encoder.*name the robot's state in model.proprio"),
-        (lambda: world(names=NAMES[:2]), changed(), r"state_encoder.weight has shape \(28, 3\); the model needs \(28, 2\)"),
+        (lambda: world(names=()), changed(), "no place for tensor state_encoder.*in model.proprio"),
+        (lambda: world(names=NAMES[:2]), changed(), r"state_encoder.weight has shape \(28, 3\); .* \(28, 2\)"),
         (lambda: world(width=3), changed(), "set model.proprio_width to null"),
-        (world, changed(predictor_norm__bias=torch.full((28,), torch.nan)), "predictor_norm.bias holds NaN or infinity"),
+        (world, changed(predictor_norm__bias=torch.full((28,), torch.nan)), "predictor_norm.bias holds NaN"),
     ],
 )  # fmt: skip
 def test_weights_that_do_not_fit_are_refused_in_a_sentence(
@@ -186,7 +195,7 @@ def test_weights_that_do_not_fit_are_refused_in_a_sentence(
 
 
 def test_files_that_are_no_tensors_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="is missing: give the .safetensors or .pt file"):
+    with pytest.raises(FileNotFoundError, match=r"is missing: give the \.safetensors or \.pt file"):
         read_ac_tensors(tmp_path / "nowhere.pt")
     torch.save(torch.nn.Linear(1, 1), tmp_path / "module.pt")
     (tmp_path / "broken.safetensors").write_bytes(b"0123456789abcdef")

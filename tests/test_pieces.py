@@ -100,7 +100,7 @@ def test_a_variable_is_inferred_in_pieces_too(
     model, batch = trainer.model.eval(), trainer.read_batch()
     latent = model.encode(batch.pixels_BTCYX)
     (found,) = explained(model, latent, batch.action_BTA, config, torch.Generator().manual_seed(1))
-    assert found.scored_BTKD.shape == latent[:, 1:].shape and found.nats_BT.shape == latent.shape[:1] + (4,)
+    assert found.scored_BTKD.shape == latent[:, 1:].shape and found.nats_BT.shape == (*latent.shape[:1], 4)
     whole = explained(
         model, latent, batch.action_BTA, replace(config, rollout_steps=None), torch.Generator().manual_seed(1)
     )[0]

@@ -25,8 +25,8 @@ from lewm.pipeline import pick_device
 from lewm.planning.agent import action_box
 from lewm.planning.costs import CostConfig, GoalCost, Situation
 from lewm.planning.fast_affine import Affine
-from lewm.planning.fast_rollout import FastMLP, FastModel, FastRollout, prepare
 from lewm.planning.fast_loop import Rollout
+from lewm.planning.fast_rollout import FastMLP, FastModel, FastRollout, prepare
 from lewm.planning.fast_tokens import FastAC, FastDinoWM
 from lewm.planning.fast_transformer import FastTransformer
 from lewm.world_model import WorldModel

@@ -1,4 +1,4 @@
-"""`lewm bench plan --model ac`: planning on grids of tokens, each frame visited once or the history run again each step.
+"""`lewm bench plan --model ac`: planning on grids of tokens, each frame visited once or the history run at each step.
 
 Fresh weights, latent L1 to the last frame (the energy of V-JEPA 2-AC), CEM; the two ways take turns.
 """
@@ -191,8 +191,8 @@ def bench_token_grids(name: str, tokens: int, threads: int, plans: int, device: 
 def table(rows: Sequence[TokenRow]) -> str:
     """The rows as aligned text."""
     lines = [
-        f"{'model':<8} {'tokens':>6} {'history':>7} {'context':>7} {'cached ms p50':>13} {'p95':>9} {'plain ms p50':>12}"
-        f" {'p95':>9} {'ratio':>6} {'GFLOP':>8} {'plain':>8} {'costs differ':>12}"
+        f"{'model':<8} {'tokens':>6} {'history':>7} {'context':>7} {'cached ms p50':>13} {'p95':>9}"
+        f" {'plain ms p50':>12} {'p95':>9} {'ratio':>6} {'GFLOP':>8} {'plain':>8} {'costs differ':>12}"
     ]
     for r in rows:
         lines.append(

@@ -201,7 +201,7 @@ def frame_causal_mask(frames: int, tokens: int, device: torch.device | None = No
 
 
 def frame_causal(frames: int, tokens: int, device: torch.device) -> Tensor | int:
-    """What `Attention` takes for `frame_causal_mask` without ever building a large one: a mask, or a number of frames."""
+    """`frame_causal_mask` as `Attention` takes it, without ever building a large one: a mask, or a number of frames."""
     if frames > 1 and tokens < GRID_TOKENS and frames * tokens <= LARGEST_MASK:
         return frame_causal_mask(frames, tokens, device)
     return frames

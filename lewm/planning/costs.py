@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lewm.cost_to_go import CostToGo
-from lewm.planning.fast_rollout import FastModel
 from lewm.planning.fast_loop import Rollout
+from lewm.planning.fast_rollout import FastModel
 from lewm.readout import Readout
 from lewm.world_model import WorldModel
 from planners.risk import Risk

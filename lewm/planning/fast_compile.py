@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lewm.planning.fast_rollout import FastMLP, FastModel, FastRollout
 from lewm.planning.fast_loop import Rollout
+from lewm.planning.fast_rollout import FastMLP, FastModel, FastRollout
 from lewm.world_model import WorldModel
 
 

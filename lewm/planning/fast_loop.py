@@ -49,9 +49,7 @@ class FrameNet(Protocol[S]):
     def conditions(self, action_BNTA: Tensor) -> list[Tensor]:
         """What all raw actions become, in products over all of them; times first."""
 
-    def visit(
-        self, frames: list[Tensor], conditions: list[Tensor], seen: list[S], keep: bool, ask: bool
-    ) -> Tensor:
+    def visit(self, frames: list[Tensor], conditions: list[Tensor], seen: list[S], keep: bool, ask: bool) -> Tensor:
         """Let embedded frames follow those already `seen` in the window.
 
         Returns what `out` needs of the last one; without `ask` nothing of use. keep: whether `seen` is used again.

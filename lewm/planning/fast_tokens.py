@@ -1,4 +1,4 @@
-"""The predictors of token grids (ac, dino_wm) made ready for planning: plain pre-norm blocks, action tokens or entries."""
+"""The predictors of token grids (ac, dino_wm) made ready for planning: plain blocks, action tokens or entries."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -70,7 +70,9 @@ class SubGoalAgent(Agent):
             assert self.goal_BKD is not None
             encoded.append((self.goal_BKD, self.goal_measured_BM))
         if len({len(goal_BKD) for goal_BKD, _ in encoded}) != 1:
-            raise ValueError(f"sub-goals: the pictures are for {[len(g) for g, _ in encoded]} problems; give as many each")
+            raise ValueError(
+                f"sub-goals: the pictures are for {[len(g) for g, _ in encoded]} problems; give as many each"
+            )
         self.rule, self.sequence = rule, encoded
         self.goal_BKD, self.goal_measured_BM = encoded[0][0].clone(), _copy(encoded[0][1])
         self.at_B = np.zeros(len(self.goal_BKD), int)
@@ -78,7 +80,7 @@ class SubGoalAgent(Agent):
         self.since_B = np.zeros(len(self.goal_BKD), int)
         """Step at which it became the goal."""
         self.distance_B = np.full(len(self.goal_BKD), np.nan)
-        """How far the frame of the last plan was from the picture pursued before it; NaN where `reached` is not asked."""
+        """How far the frame of the last plan was from the picture pursued until then; NaN without `reached`."""
 
     def reset(
         self,

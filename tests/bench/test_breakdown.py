@@ -14,7 +14,7 @@ from lewm.bench.plan import fresh_model
 from lewm.bench.scaling import AXES, Point, planning_at, points, with_predictor
 from lewm.cli import main
 from lewm.nets.encoders import ViTConfig
-from lewm.nets.predictors import AdaLNConfig, MLPConfig, PredictorConfig, RotaryConfig
+from lewm.nets.predictors import ACConfig, AdaLNConfig, DinoWMConfig, MLPConfig, PredictorConfig, RotaryConfig
 from lewm.planning.costs import CostConfig, GoalCost
 from lewm.planning.fast_rollout import FastModel, prepare
 from lewm.world_model import ModelConfig, WorldModel
@@ -91,7 +91,16 @@ def test_conditioning_of_a_transformer_by_hand(predictor: PredictorConfig) -> No
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("predictor", [MLPConfig(width=16), RotaryConfig(width=8, heads=2), AdaLNConfig(layers=1)])
+@pytest.mark.parametrize(
+    "predictor",
+    [
+        MLPConfig(width=16),
+        RotaryConfig(width=8, heads=2),
+        AdaLNConfig(layers=1),
+        ACConfig(width=12, heads=2, layers=1),
+        DinoWMConfig(layers=1),
+    ],
+)
 def test_a_meter_changes_no_cost(predictor: PredictorConfig) -> None:
     plan = once(predictor)
     latent, past = torch.randn(1, 1, 1, 4, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 0, 4)

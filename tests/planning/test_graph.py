@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from toy_models import toy_checkpoint, toy_model
 
-from lewm.nets.predictors import MLPConfig, RotaryConfig
+from lewm.nets.predictors import ACConfig, DinoWMConfig, MLPConfig, PredictorConfig, RotaryConfig
 from lewm.planning.agent import Agent, action_box
 from lewm.planning.costs import CostConfig, GoalCost, Situation
+from lewm.planning.fast_rollout import prepare
 from lewm.planning.graph import Captured, CudaCapture, PlanGraphs, Rerun, padded_size, plan_graphs
 from planners import CEM, MPPI, CostFn, Plan, Planner, WarmStart, noise_table
 
@@ -176,18 +177,27 @@ def test_the_graph_unused_for_longest_goes_first() -> None:
 @pytest.mark.parametrize(
     "planner", [PLANNER, replace(PLANNER, execute="best"), MPPI(candidates=8, iterations=2, ess=0.5)]
 )
-@pytest.mark.parametrize("predictor", [MLPConfig(width=16), RotaryConfig(context=4, width=8, layers=1, heads=2)])
+@pytest.mark.parametrize(
+    "predictor",
+    [
+        MLPConfig(width=16),
+        RotaryConfig(context=4, width=8, layers=1, heads=2),
+        ACConfig(context=3, width=12, layers=2, heads=2),
+        DinoWMConfig(layers=2, heads=2, head_dim=4),
+    ],
+)
+@pytest.mark.parametrize("fast", [False, True])
 @pytest.mark.parametrize("term", ["latent_l2", "cosine", "cost_to_go"])
 def test_the_captured_function_never_reads_a_tensor_back(
-    planner: Planner, predictor: MLPConfig | RotaryConfig, term: str
+    planner: Planner, predictor: PredictorConfig, fast: bool, term: str
 ) -> None:
     """On the meta device, which has shapes but no data, a host sync (item, bool of a tensor) raises."""
     checkpoint = toy_checkpoint(toy_model(predictor))
     model, head = checkpoint.model.to("meta"), checkpoint.cost_to_go
     assert head is not None
     head.to("meta")
-    config = CostConfig({term: 1.0})
-    graphs = PlanGraphs(planner, lambda s, g: GoalCost(model, head, config, s, g), BOX, Rerun())
+    config, prepared = CostConfig({term: 1.0}), prepare(model) if fast else None
+    graphs = PlanGraphs(planner, lambda s, g: GoalCost(model, head, config, s, g, prepared), BOX, Rerun())
     seen = 1 if model.context == 1 else 2
 
     def empty(*shape: int) -> Tensor:

@@ -117,7 +117,11 @@ def test_a_rule_that_does_not_fit_is_refused(count: int, rule: dict, expected: s
 
 
 def test_rules_that_say_nothing_are_refused() -> None:
-    for rule, expected in (({}, "give steps, reached, or both"), ({"steps": (0,)}, "at least 1"), ({"reached": 0.0}, "positive")):
+    for rule, expected in (
+        ({}, "give steps, reached, or both"),
+        ({"steps": (0,)}, "at least 1"),
+        ({"reached": 0.0}, "positive"),
+    ):
         with pytest.raises(ValueError, match=expected):
             SubGoals(**rule)
     with pytest.raises(ValueError, match=r"the pictures are for \[2, 1\] problems"):
@@ -158,7 +162,15 @@ def test_plan_refuses_what_does_not_fit(
     tmp_path: Path,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    words = ["plan", "--checkpoint", str(tiny_checkpoint_path), "--goal", *painted[:count], "--out", str(tmp_path / "o")]
+    words = [
+        "plan",
+        "--checkpoint",
+        str(tiny_checkpoint_path),
+        "--goal",
+        *painted[:count],
+        "--out",
+        str(tmp_path / "o"),
+    ]
     with pytest.raises(SystemExit) as stopped:
         main([*words, *options])
     assert stopped.value.code == 1

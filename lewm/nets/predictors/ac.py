@@ -77,13 +77,11 @@ RELEASED = ACConfig(context=64, width=1024, layers=24, heads=16, state="integrat
 class ACPredictor(nn.Module):
     """latent_BTKD and action_BTA to predicted_BTKD; the last `measured` entries of every token are the measurements.
 
-    Attention over many tokens runs frame by frame, without a mask (`lewm.nets.blocks.frame_causal`); neither weights nor
-    memory know `context`.
+    Attention over many tokens runs frame by frame, without a mask (`lewm.nets.blocks.frame_causal`); neither weights
+    nor memory know `context`.
     """
 
-    def __init__(
-        self, config: ACConfig, latent_dim: int, action_dim: int, tokens: int, measured: int = 0
-    ) -> None:
+    def __init__(self, config: ACConfig, latent_dim: int, action_dim: int, tokens: int, measured: int = 0) -> None:
         super().__init__()
         if config.extrinsics > measured:
             raise ValueError(
