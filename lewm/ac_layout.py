@@ -6,6 +6,7 @@ in that order, which changes no product. It reads raw actions and states, ours s
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -42,6 +43,7 @@ def read_ac_tensors(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: give the .safetensors or .pt file of a V-JEPA 2-AC predictor")
+    loaded: Any
     try:
         if path.suffix == ".safetensors":
             loaded = load_file(path)

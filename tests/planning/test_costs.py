@@ -153,3 +153,14 @@ def test_labels() -> None:
     assert CostConfig().label == "cost_to_go (sum)"
     assert CostConfig(reduce="discounted", action_penalty=0.1).label == "cost_to_go + 0.1 action (discounted 0.9)"
     assert CostConfig({"cost_to_go": 1.0, "latent_l2": 0.3}, "min").label == "cost_to_go + 0.3 latent_l2 (min)"
+
+
+def test_distances_of_token_grids_are_means_over_tokens_and_width() -> None:
+    """Three tokens of four entries, one entry off by 3: 9 / 12 and 3 / 12, however many tokens a frame has."""
+    goal = torch.zeros(1, 3, 4)
+    latent = torch.zeros(1, 1, 1, 3, 4)
+    latent[..., 1, 2] = 3.0
+    assert DISTANCES["latent_l2"](latent, goal, Heads()).item() == 0.75
+    assert DISTANCES["latent_l1"](latent, goal, Heads()).item() == 0.25
+    more = latent.repeat(1, 1, 1, 5, 1), goal.repeat(1, 5, 1)
+    assert DISTANCES["latent_l1"](*more, Heads()).item() == 0.25
