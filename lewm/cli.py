@@ -18,6 +18,7 @@ from lewm import (
     commands_data,
     commands_evaluation,
     commands_expert,
+    commands_pretrain,
     commands_study,
 )
 from lewm.cli_shared import add_device, add_json, add_run
@@ -263,6 +264,12 @@ COMMANDS: tuple[tuple[Callable[[argparse.Namespace], None], Parser, str, str], .
         "encode a store once with a frozen encoder",
         "Compute and store the features of every frame, so that training does not run the frozen encoder. States bytes "
         "per frame and in all, then goes on where a killed one stopped. Training finds them beside the store.",
+    ),
+    (
+        commands_pretrain.pretrain,
+        commands_pretrain.add_pretrain,
+        "train an encoder alone, without labels or downloads",
+        f"Masked prediction, reconstruction or distillation on a store, or on where a killed one stopped. {OVERRIDES}",
     ),
     (
         commands.train,

@@ -8,7 +8,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -21,6 +21,8 @@ from lewm.readout import ReadoutConfig
 from lewm.schema import SchemaError, build, describe
 from lewm.train import TrainConfig
 from lewm.world_model import ModelConfig
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -71,18 +73,28 @@ def load(name: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
     Raises SchemaError: one sentence with the file (or the option), the key, and the closest valid name.
     """
-    path = find(name)
+    return read(RunConfig, find(name), overrides)
+
+
+def read(cls: type[T], source: Path | dict[str, Any], overrides: Sequence[str]) -> T:
+    """Make a `cls` from a YAML file, or from settings that need not be complete yet, and dotted overrides."""
+    data = source if isinstance(source, dict) else _read_yaml(source)
+    if isinstance(source, Path):
+        build(cls, data, str(source))  # mistakes in the file are told from those on the command line
+    changes = parse_overrides(overrides)
+    for key, value in changes.items():
+        _set(data, key.split("."), value, key)
+    return build(cls, data, "command line" if changes or isinstance(source, dict) else str(source))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise SchemaError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise SchemaError(f"{path} must hold a mapping of settings, not {data!r}")
-    build(RunConfig, data, str(path))
-    changes = parse_overrides(overrides)
-    for key, value in changes.items():
-        _set(data, key.split("."), value, key)
-    return build(RunConfig, data, "command line" if changes else str(path))
+    return data
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
@@ -134,8 +146,8 @@ def with_seed(run: RunConfig, seed: int) -> RunConfig:
     )
 
 
-def dump(run: RunConfig) -> str:
-    """The resolved run as YAML; loading it gives the same run."""
+def dump(run: Any) -> str:
+    """The resolved run (a RunConfig, or another dataclass of settings) as YAML; loading it gives the same run."""
     return yaml.safe_dump(_plain(asdict(run)), sort_keys=False, width=110)
 
 

@@ -37,6 +37,7 @@ STAGES = (
     "evaluate",
     "expert",
     "config",
+    "pretrain",
     "pipeline",
     "compare",
     "bench",
@@ -51,6 +52,7 @@ STAGES = (
     "commands_study",
     "commands_compare",
     "commands_evaluation",
+    "commands_pretrain",
     "cli",
 )
 """The story in order: a stage imports only stages before it."""
@@ -122,6 +124,7 @@ SEEDED = {
     "lewm/proposal.py": "initial weights of the head",
     "lewm/baselines/offline.py": "initial weights of the networks",
     "lewm/bench/plan.py": "fresh weights",
+    "lewm/pretrain/loop.py": "initial weights of encoder and predictor",
 }
 """Files that may seed torch's global generator, and what for."""
 
