@@ -88,13 +88,14 @@ def grid_rotary(position_SA: Tensor, head_dim: int, base: float) -> Tensor:
 
     Every axis turns the same number of feature pairs, at base^(-i / pairs); pairs left over are not turned. So a
     product of two rotated vectors depends on their positions only through the distance along each axis (V-JEPA 2,
-    section 2.1; its code pairs sine and cosine otherwise, which is no rotation). Raises ValueError for too narrow heads.
+    section 2.1; its code pairs sines and cosines otherwise, which is no rotation).
+    Raises ValueError for heads too narrow to turn a pair per axis.
     """
     pairs = head_dim // 2 // position_SA.shape[-1]
     if pairs < 1:
         raise ValueError(
-            f"rotary positions along {position_SA.shape[-1]} axes need heads at least {2 * position_SA.shape[-1]} wide, "
-            f"not {head_dim}; use fewer heads or a larger width"
+            f"width / heads is {head_dim}; rotary positions along {position_SA.shape[-1]} axes need at least "
+            f"{2 * position_SA.shape[-1]}: use fewer heads or a larger width"
         )
     frequency = base ** (-torch.arange(pairs, device=position_SA.device, dtype=torch.float32) / pairs)
     angles = (position_SA.float()[..., None] * frequency).flatten(-2)

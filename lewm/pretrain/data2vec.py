@@ -85,7 +85,7 @@ class Data2Vec(Pretraining):
         self.teacher.follow(self.encoder, progress)
 
     def kept(self) -> TokenViT:
-        """The student: the target is taken before the teacher's last layer norm, the student's is what the head reads."""
+        """The student: its last layer norm is what the head reads; the target is taken before the teacher's."""
         return self.encoder
 
 

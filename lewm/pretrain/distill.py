@@ -86,7 +86,7 @@ class Distill(Pretraining):
         self.teacher = FrozenTeacher(config, setup)
         about = self.teacher.frozen.about
         self.frames = about.frames if config.frames is None else config.frames
-        if self.frames < 1 or self.frames > 1 and (not about.facts.video or self.frames % about.facts.tubelet):
+        if self.frames < 1 or (self.frames > 1 and (not about.facts.video or self.frames % about.facts.tubelet)):
             raise ValueError(
                 f"frames is {self.frames}; teacher {config.path} takes "
                 + (f"multiples of {about.facts.tubelet}" if about.facts.video else "single pictures: leave it out")

@@ -42,8 +42,8 @@ def _card(header: EncoderHeader, count: int) -> str:
     probes = "\n".join(f"- {name}: {value:.3f}" for name, value in header.training["probe"].items())
     return f"""# lewm encoder: {header.method} on {header.task}
 
-A vision transformer of {count:,} parameters, depth {size.depth}, width {size.width}: {about.size} x {about.size} pictures
-in patches of {size.patch}, trained on {clips}; no labels, no other data. `config.json` holds every setting.
+A vision transformer of {count:,} parameters, depth {size.depth}, width {size.width}, on {about.size} x {about.size}
+pictures in patches of {size.patch}, trained on {clips}; no labels, no other data. `config.json` holds every setting.
 
 Measured on held-out episodes at the end of the training (linear probes of the recorded state, spread, rank):
 

@@ -1,4 +1,4 @@
-"""Pretraining: one visible loop. Everything a step does is a function of (seed, step), so a killed run continues exactly.
+"""Pretraining: one visible loop. What a step does is a function of (seed, step), so a killed run continues exactly.
 
 `pretrain` may be called again with the same arguments at any time: it continues from the last `trainer.pt`, and the
 final weights are bitwise those of an uninterrupted run on the same machine.
@@ -10,7 +10,6 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from lewm.data.store import Store, split_episodes
 from lewm.data.windows import Batch, Windows, WindowSpec, batch_indices
 from lewm.nets.pretrained import HEADER, PretrainedFacts
 from lewm.objectives.losses import Losses
-from lewm.pretrain import ClipShape, Pretraining, Setup, build_method
+from lewm.pretrain import ClipShape, Setup, build_method
 from lewm.pretrain.config import PretrainConfig, PretrainRun
 from lewm.pretrain.folder import save_encoder
 from lewm.pretrain.probe import Frames, TokenHealth, encode, feature_picture, token_health, write_png

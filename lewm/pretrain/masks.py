@@ -102,6 +102,10 @@ def block_size(
     return min(max(height, 1), rows), min(max(width, 1), columns)
 
 
+def _below(size: tuple[int, int], rows: int, columns: int) -> tuple[int, int]:
+    return max(1, min(size[0], rows - 1)), max(1, min(size[1], columns - 1))
+
+
 def place_blocks(
     rows: int, columns: int, size: tuple[int, int], count: int, blocks: int, generator: torch.Generator
 ) -> Tensor:
@@ -133,9 +137,7 @@ def multi_block(grid: Grid, config: BlockConfig, count: int, generator: torch.Ge
     size = block_size(rows, columns, config.target_scale, config.target_aspect, generator)
     around = block_size(rows, columns, config.context_scale, (1.0, 1.0), generator)
     # As published, no block is as high or as wide as the picture: even the largest context has to be placed.
-    size, around = (
-        tuple(max(1, min(side, most - 1)) for side, most in zip(s, (rows, columns))) for s in (size, around)
-    )
+    size, around = (_below(side, rows, columns) for side in (size, around))
     best_BMS = torch.zeros(count, config.targets, rows * columns, dtype=torch.bool)
     seen_BS = torch.zeros(count, rows * columns, dtype=torch.bool)
     for _ in range(TRIES):
@@ -157,10 +159,10 @@ def multi_block(grid: Grid, config: BlockConfig, count: int, generator: torch.Ge
 def tubes(grid: Grid, config: TubeConfig, count: int, generator: torch.Generator) -> Masks:
     """V-JEPA's masks of `count` clips: blocks hidden through all frames, as one group of targets; the rest is seen.
 
-    Tubes span the clip, because the content of a shorter one could be copied from another frame. Raises ValueError where
-    some clip would have nothing to see in 20 draws.
+    Tubes span the clip, because the content of a shorter one could be copied from another frame. Raises ValueError
+    where some clip would have nothing to see in 20 draws.
     """
-    frames, rows, columns = grid
+    _, rows, columns = grid
     size = block_size(rows, columns, (config.scale, config.scale), config.aspect, generator)
     hidden_BS = torch.ones(count, rows * columns, dtype=torch.bool)
     for _ in range(TRIES):
@@ -171,8 +173,8 @@ def tubes(grid: Grid, config: TubeConfig, count: int, generator: torch.Generator
             break
     else:
         raise ValueError(
-            f"{config.blocks} blocks of {size[0]} x {size[1]} patches hide all of a {rows} x {columns} frame in each of "
-            f"{TRIES} draws; lower blocks or scale in method.masks, or use smaller patches"
+            f"{config.blocks} blocks of {size[0]} x {size[1]} patches hide all of a {rows} x {columns} frame in each "
+            f"of {TRIES} draws; lower blocks or scale in method.masks, or use smaller patches"
         )
     # Chosen in space and then repeated in time: what is dropped to make counts equal is a whole tube.
     context_BN, target_BP = choose_equally(~hidden_BS, generator), choose_equally(hidden_BS, generator)

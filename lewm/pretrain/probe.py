@@ -102,7 +102,7 @@ def principal_colours(token_NSD: Tensor) -> Tensor:
 
 
 def feature_picture(pixels_NCYX: Tensor, token_NSD: Tensor, side: int) -> Tensor:
-    """uint8 sheet_CYX: frames (uint8, of the first camera) in the upper row, their tokens' `principal_colours` below."""
+    """uint8 sheet_CYX: frames (uint8, first camera) in the upper row, their tokens' `principal_colours` below."""
     size = pixels_NCYX.shape[-1]
     colour_NCYX = principal_colours(token_NSD).mT.unflatten(-1, (side, side))
     shown = F.interpolate(colour_NCYX, size=(size, size), mode="nearest")

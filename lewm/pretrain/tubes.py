@@ -1,4 +1,4 @@
-"""Masked prediction of clips, which V-JEPA, V-JEPA 2, V-JEPA 2.1 and distillation share: tubes hidden, tokens predicted.
+"""Masked prediction of clips, shared by V-JEPA, V-JEPA 2, V-JEPA 2.1 and distillation: tubes hidden, tokens predicted.
 
 What they differ in is who teaches, how many levels are predicted, and whether visible tokens are scored as well.
 """
