@@ -53,7 +53,7 @@ class PretrainConfig:
     """Steps between TensorBoard scalars."""
     probe_every: int = 500
     """Steps between probes on held-out episodes (0: only before the first step and at the end)."""
-    probe_frames: int = 1024
+    probe_frames: int = 512
     """Frames that a probe is fitted on, and as many held-out ones it is scored on."""
     probe_grid: int = 4
     """Rows and columns to which patch tokens are averaged for the grid probe, as a world model would see them."""

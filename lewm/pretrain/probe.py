@@ -16,7 +16,7 @@ from lewm.probes import ProbeSample, state_targets
 
 CHUNK = 256
 """Frames encoded at a time."""
-RANK_SAMPLES = 4096
+RANK_SAMPLES = 2048
 """Most tokens that an effective rank is taken of."""
 
 
