@@ -63,7 +63,7 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def waves(count: int, frames: int = 1, seed: int = 0, noise: float = 0.6) -> tuple[Tensor, Tensor]:
+def waves(count: int, frames: int = 1, seed: int = 0, noise: float = 0.4) -> tuple[Tensor, Tensor]:
     """Normalised clip_BTCYX and (cos, sin) of twice the orientation, (B, 2)."""
     source = generator(seed)
     draw = torch.rand(count, 3, generator=source)
@@ -76,7 +76,7 @@ def waves(count: int, frames: int = 1, seed: int = 0, noise: float = 0.6) -> tup
     return clip, torch.stack([(2 * angle).cos(), (2 * angle).sin()], 1)
 
 
-def train(taught: Pretraining, steps: int, batch: int = 32, learning_rate: float = 3e-3) -> None:
+def train(taught: Pretraining, steps: int, batch: int = 32, learning_rate: float = 6e-3) -> None:
     """A plain loop on fresh waves."""
     optimizer = torch.optim.AdamW([p for p in taught.parameters() if p.requires_grad], learning_rate)
     for step in range(steps):

@@ -138,7 +138,9 @@ def test_recordings_that_patches_do_not_divide_are_refused(tiny_store: Store, tm
         with pytest.raises(ValueError, match="frames are 32 x 32; encoder.patch .* must divide"):
             Pretrainer(run, tiny_store, tmp_path, CPU)
     with pytest.raises(ValueError, match="no episode is long enough"):
-        Pretrainer(replace(RUN, method=CONFIGS["vjepa"], train=replace(TRAIN, frame_skip=30)), tiny_store, tmp_path, CPU)
+        Pretrainer(
+            replace(RUN, method=CONFIGS["vjepa"], train=replace(TRAIN, frame_skip=30)), tiny_store, tmp_path, CPU
+        )
 
 
 def test_schedules() -> None:

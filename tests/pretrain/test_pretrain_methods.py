@@ -397,4 +397,3 @@ def test_a_collapse_ends_the_training_where_it_is_asked_to() -> None:
     taught(clip_for(taught), 0.5, generator())
     with pytest.raises(RuntimeError, match="target_std is .*, below 10.0"):
         taught.after_step(0.5)
-
