@@ -16,7 +16,7 @@ from lewm.data.store import Store
 from lewm.schema import describe
 
 ROOT = Path(lewm.__file__).parent.parent
-COMMANDS = ("demo", "collect", "inspect", "train", "plan", "evaluate", "report", "bench", "doctor")
+COMMANDS = ("demo", "collect", "inspect", "pretrain", "train", "plan", "evaluate", "report", "bench", "doctor")
 COMMANDS += ("manifest", "compare", "power", "leaderboard")
 RUN_COMMANDS = {
     "demo": [],

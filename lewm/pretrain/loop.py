@@ -168,10 +168,10 @@ class Pretrainer:
         side, kept = self.setup.size // self.run.encoder.patch, self.method.kept()
         _, fit = self.frames(self.fit_ids, self.config.probe_frames)
         pixels_NCYX, test = self.frames(self.held_ids, self.config.probe_frames)
-        tokens = [encode(kept, part.picture_NCYX, self.method.normalise) for part in (fit, test)]
+        fit_NSD, test_NSD = (encode(kept, part.picture_NCYX, self.method.normalise) for part in (fit, test))
         meta, grid = self.store.meta, self.config.probe_grid
-        health = token_health(*tokens, fit, test, meta.state_names, meta.angle_names, side, grid)
-        sheet_CYX = feature_picture(pixels_NCYX[:SHOWN], tokens[1][:SHOWN], side)
+        health = token_health(fit_NSD, test_NSD, fit, test, meta.state_names, meta.angle_names, side, grid)
+        sheet_CYX = feature_picture(pixels_NCYX[:SHOWN], test_NSD[:SHOWN], side)
         write_png(sheet_CYX, self.out / "features.png")
         if log.writer is not None:
             for name, value in health.scalars.items():

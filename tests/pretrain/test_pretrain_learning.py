@@ -1,4 +1,4 @@
-"""What masked pretraining learns: of noisy waves their orientation, which a random encoder's mean token does not hold."""
+"""What masked pretraining learns: the orientation of noisy waves, which a random encoder's mean token does not hold."""
 
 import pytest
 from pretrain_toys import method, train, waves

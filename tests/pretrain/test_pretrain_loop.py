@@ -135,7 +135,7 @@ def test_a_diverging_loss_names_step_clips_and_last_good_state(
 
 def test_recordings_that_patches_do_not_divide_are_refused(tiny_store: Store, tmp_path: Path) -> None:
     for run in (replace(RUN, encoder=replace(ENCODER, patch=12)), replace(RUN, train=replace(TRAIN, probe_grid=3))):
-        with pytest.raises(ValueError, match="frames are 32 x 32; encoder.patch .* must divide"):
+        with pytest.raises(ValueError, match=r"frames are 32 x 32; encoder.patch .* must divide"):
             Pretrainer(run, tiny_store, tmp_path, CPU)
     with pytest.raises(ValueError, match="no episode is long enough"):
         Pretrainer(

@@ -385,7 +385,7 @@ def test_a_teacher_that_does_not_fit_is_refused(teacher_folder: Path, tmp_path: 
     config = DistillConfig(str(teacher_folder), predictor=PREDICTOR)
     with pytest.raises(ValueError, match="pictures of 16 and patches of 4 pixels; the student has 3, 16 and 8"):
         build_method(config, setup(replace(SMALL, patch=8)))
-    with pytest.raises(ValueError, match="frames is 3; teacher .* takes multiples of 2"):
+    with pytest.raises(ValueError, match=r"frames is 3; teacher .* takes multiples of 2"):
         build_method(replace(config, frames=3), setup())
     with pytest.raises(FileNotFoundError, match="is not an encoder folder"):
         build_method(DistillConfig(str(tmp_path)), setup())
@@ -395,5 +395,5 @@ def test_a_collapse_ends_the_training_where_it_is_asked_to() -> None:
     teacher = TeacherConfig("constant", 0.9, on_collapse="error", min_target_std=10.0, grace=0.0)
     taught = method("ijepa", teacher=teacher)
     taught(clip_for(taught), 0.5, generator())
-    with pytest.raises(RuntimeError, match="target_std is .*, below 10.0"):
+    with pytest.raises(RuntimeError, match=r"target_std is .*, below 10.0"):
         taught.after_step(0.5)
