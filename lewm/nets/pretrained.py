@@ -1,4 +1,4 @@
-"""An encoder folder, as `lewm pretrain` writes it: `encoder.safetensors`, `config.json`, `README.md`.
+"""An encoder folder, as `lewm pretrain` writes it: `model.safetensors`, `config.json`, `README.md`.
 
 Loading executes nothing and needs neither the recordings nor the method that trained it.
 """
@@ -16,7 +16,7 @@ from lewm.schema import build, read_json
 
 FORMAT = "lewm-encoder"
 VERSION = 1
-WEIGHTS, HEADER = "encoder.safetensors", "config.json"
+WEIGHTS, HEADER = "model.safetensors", "config.json"
 
 
 @dataclass(frozen=True)
@@ -141,3 +141,10 @@ def load_pretrained_encoder(path: str | Path) -> PretrainedTokens:
             )
     loaded.vit.load_state_dict(tensors)
     return loaded
+
+
+def pool_tokens(token_BSD: Tensor, side: int, grid: int) -> Tensor:
+    """Tokens of side x side patches averaged to grid x grid, rows first."""
+    cell = side // grid
+    square = token_BSD.unflatten(1, (grid, cell, grid, cell))
+    return square.mean((2, 4)).flatten(1, 2)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lewm.nets.encoders.pretrained import pool_tokens
+from lewm.nets.pretrained import pool_tokens
 from lewm.objectives.health import effective_rank
 from lewm.probes import ProbeSample, state_targets
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -13,17 +14,17 @@ import torch
 import yaml
 from parallel import OnTwoRanks
 from pretrain_toys import BLOCKS, CONFIGS, PREDICTOR, QUICK
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from lewm import cli, distributed
 from lewm.checkpoint import load, save_checkpoint
 from lewm.config import RunConfig, dump
 from lewm.data.store import Store
-from lewm.nets.encoders import PretrainedConfig, build_encoder
+from lewm.nets.encoders import FrozenConfig, build_encoder
 from lewm.nets.predictors import RotaryConfig
 from lewm.nets.pretrained import load_pretrained_encoder
 from lewm.nets.token_vit import TokenViTConfig
-from lewm.objectives.sigreg import SigRegConfig
+from lewm.objectives.prediction_only import PredictionOnlyConfig
 from lewm.pipeline import origin
 from lewm.pretrain import IJepaConfig, Setup
 from lewm.pretrain.base import ClipShape
@@ -51,7 +52,7 @@ RUN = PretrainRun(IJepaConfig(masks=BLOCKS, predictor=PREDICTOR, teacher=QUICK),
 
 
 def run_it(store: Store, out: Path, run: PretrainRun = RUN) -> dict[str, torch.Tensor]:
-    return load_file(pretrain(run, store, out, CPU, quiet=True) / "encoder.safetensors")
+    return load_file(pretrain(run, store, out, CPU, quiet=True) / "model.safetensors")
 
 
 def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
@@ -88,7 +89,7 @@ def test_a_run_stopped_by_sigterm_continues_to_the_same_weights(
 
 def test_what_a_run_writes(encoder_folder: Path, tiny_store: Store) -> None:
     out = encoder_folder.parent
-    assert {p.name for p in encoder_folder.iterdir()} == {"encoder.safetensors", "config.json", "README.md"}
+    assert {p.name for p in encoder_folder.iterdir()} == {"model.safetensors", "config.json", "README.md"}
     assert (out / "features.png").stat().st_size > 0 and (out / "trainer.pt").is_file()
     header = json.loads((encoder_folder / "config.json").read_text())
     assert (header["method"], header["task"], header["pretrained"]["size"]) == ("ijepa", "two_room", 32)
@@ -211,12 +212,12 @@ def test_a_loaded_encoder_cannot_be_trained(encoder_folder: Path) -> None:
     assert not loaded(pixels).requires_grad and not any(p.requires_grad for p in loaded.parameters())
 
 
-WORLD = ModelConfig(PretrainedConfig("", grid=2), RotaryConfig(width=16, layers=1, heads=2, mlp_ratio=2))
-ONLY_PREDICTION = SigRegConfig(weight=0.0, slices=4)
+WORLD = ModelConfig(FrozenConfig(grid=2), RotaryConfig(width=16, layers=1, heads=2, mlp_ratio=2))
+ONLY_PREDICTION = PredictionOnlyConfig()
 
 
 def world(path: Path) -> ModelConfig:
-    return replace(WORLD, encoder=PretrainedConfig(str(path), grid=2))
+    return replace(WORLD, encoder=FrozenConfig(path=str(path), grid=2))
 
 
 def test_a_world_model_learns_on_frozen_tokens(
@@ -226,28 +227,27 @@ def test_a_world_model_learns_on_frozen_tokens(
     trained = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
     assert trained and not trained & {id(p) for p in trainer.model.encoder.parameters()}
     model = train(world(encoder_folder), ONLY_PREDICTION, tiny_run.train, tiny_store, tmp_path / "b", CPU, quiet=True)
-    frozen = load_file(encoder_folder / "encoder.safetensors")
-    assert_same({k.removeprefix("frozen.vit."): v for k, v in model.encoder.state_dict().items()}, frozen)
+    assert_same(model.encoder.backbone.net.vit.state_dict(), load_file(encoder_folder / "model.safetensors"))
     assert (model.tokens, model.latent_dim) == (4, 24)
     fresh = trainer.model.predictor.state_dict()
     assert any(not torch.equal(value, fresh[key]) for key, value in model.predictor.state_dict().items())
 
 
-def test_a_checkpoint_on_a_pretrained_encoder_needs_no_folder(
+def test_a_checkpoint_names_its_pretrained_encoder_and_refuses_another(
     encoder_folder: Path, tiny_run: RunConfig, tiny_store: Store, tmp_path: Path
 ) -> None:
-    gone = tmp_path / "encoder"
-    gone.mkdir()
-    for file in encoder_folder.iterdir():
-        (gone / file.name).write_bytes(file.read_bytes())
-    model = train(world(gone), ONLY_PREDICTION, tiny_run.train, tiny_store, tmp_path / "t", CPU, quiet=True)
+    copy = tmp_path / "encoder"
+    shutil.copytree(encoder_folder, copy)
+    model = train(world(copy), ONLY_PREDICTION, tiny_run.train, tiny_store, tmp_path / "t", CPU, quiet=True)
     save_checkpoint(tmp_path / "checkpoint", model, None, origin(tiny_run, tiny_store), {})
-    for file in list(gone.iterdir()):
-        file.unlink()
     loaded = load(tmp_path / "checkpoint").model
     pixels = torch.from_numpy(np.moveaxis(tiny_store.pixels(0, slice(0, 3)), -1, -3))[None]
     torch.testing.assert_close(loaded.encode(pixels), model.encode(pixels))
-    assert loaded.config.encoder.saved is not None
+    tensors = load_file(copy / "model.safetensors")
+    first = min(tensors)
+    save_file(tensors | {first: tensors[first] + 1}, copy / "model.safetensors")
+    with pytest.raises(ValueError, match="give the encoder it was trained on"):
+        load(tmp_path / "checkpoint")
 
 
 def test_pictures_reach_the_encoder_normalised_by_its_own_recordings(
@@ -263,7 +263,7 @@ def test_pictures_reach_the_encoder_normalised_by_its_own_recordings(
 
 
 def test_stacked_frames_are_encoded_one_by_one(encoder_folder: Path) -> None:
-    config = PretrainedConfig(str(encoder_folder), grid=2)
+    config = FrozenConfig(path=str(encoder_folder), grid=2)
     single, stacked = build_encoder(config, 3, 32), build_encoder(config, 6, 32)
     pixels = torch.randn(2, 6, 32, 32, generator=torch.Generator().manual_seed(0))
     tokens = stacked(pixels)
@@ -271,32 +271,19 @@ def test_stacked_frames_are_encoded_one_by_one(encoder_folder: Path) -> None:
     torch.testing.assert_close(tokens, torch.cat([single(pixels[:, :3]), single(pixels[:, 3:])], -1))
 
 
-def test_standardised_tokens(encoder_folder: Path) -> None:
-    encoder = build_encoder(PretrainedConfig(str(encoder_folder), grid=1, batch_norm=True), 3, 32).train()
-    tokens = encoder(torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
-    torch.testing.assert_close(tokens.mean((0, 1)), torch.zeros(24), rtol=0, atol=1e-3)
-    assert not encoder.frozen.training and encoder.scale.training
-
-
-def test_weights_that_nobody_brings_are_no_encoder(encoder_folder: Path) -> None:
-    saved = load_pretrained_encoder(encoder_folder).about
-    encoder = build_encoder(PretrainedConfig("gone", grid=2, saved=saved), 3, 32)
-    assert encoder(torch.zeros(1, 3, 32, 32)).isnan().all()
-
-
 @pytest.mark.parametrize(
-    "grid, channels, size, message",
+    "config, channels, message",
     [
-        (3, 3, 32, r"encoder.grid is 3; it must divide the 4 x 4 patches"),
-        (2, 3, 64, r"reads 3 x 32 x 32 pictures, the recordings have 3 x 64 x 64"),
-        (2, 4, 32, r"the recordings have 4 x 32 x 32"),
+        (FrozenConfig(grid=5), 3, r"encoder.grid is 5; .* gives 4 x 4 tokens"),
+        (FrozenConfig(size=64), 3, r"only sees 32 pixels: leave it out"),
+        (FrozenConfig(), 4, r"sees pictures of 3 channels, and frames have 4"),
     ],
 )
-def test_recordings_it_cannot_read_are_refused(
-    grid: int, channels: int, size: int, message: str, encoder_folder: Path
+def test_what_it_cannot_give_is_refused(
+    config: FrozenConfig, channels: int, message: str, encoder_folder: Path
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        build_encoder(PretrainedConfig(str(encoder_folder), grid=grid), channels, size)
+        build_encoder(replace(config, path=str(encoder_folder)), channels, 32)
 
 
 def test_a_damaged_folder_is_named(encoder_folder: Path, tmp_path: Path) -> None:
@@ -313,9 +300,9 @@ def test_a_damaged_folder_is_named(encoder_folder: Path, tmp_path: Path) -> None
 
     cases: list[tuple[Any, type[Exception], str]] = [
         ((tmp_path / "config.json").unlink, FileNotFoundError, "config.json is missing: .* is not an encoder folder"),
-        ((tmp_path / "encoder.safetensors").unlink, FileNotFoundError, "encoder.safetensors is missing"),
+        ((tmp_path / "model.safetensors").unlink, FileNotFoundError, "model.safetensors is missing"),
         (lambda: (tmp_path / "config.json").write_text("{"), ValueError, "config.json is not JSON"),
-        (lambda: (tmp_path / "encoder.safetensors").write_bytes(b"x"), ValueError, "cannot be read"),
+        (lambda: (tmp_path / "model.safetensors").write_bytes(b"x"), ValueError, "cannot be read"),
         (lambda: edit(format="other"), ValueError, "format must be 'lewm-encoder'"),
         (lambda: edit(version=9), ValueError, "format version 9 is not 1"),
         (lambda: edit(encoder={"depth": 3}), ValueError, r"tensor blocks.2.* is missing"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pretrain_toys import generator
 
-from lewm.nets.encoders.pretrained import pool_tokens
+from lewm.nets.pretrained import pool_tokens
 from lewm.pretrain.probe import Frames, feature_picture, principal_colours, token_health, write_png
 
 NAMES, ANGLES = ("x", "heading"), ("heading",)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lewm.nets.frozen.backbone import HALF, IMAGENET, Backbone, Opener, Preprocess, read_preprocess, square
 from lewm.nets.frozen.folder import require_transformers, weights_sha256
-from lewm.nets.frozen.own import open_own
+from lewm.nets.frozen.own import open_own, open_pretrained
 from lewm.nets.pixels import Resample
 
 Read = Callable[[Any, Tensor], Tensor]
@@ -149,5 +149,6 @@ FROZEN_FAMILIES: dict[str, Opener] = {
     "siglip": SIGLIP,
     "siglip_vision_model": SIGLIP,
     "lewm-checkpoint": open_own,
+    "lewm-encoder": open_pretrained,
 }
 """`model_type` of transformers' config.json, or `format` of ours, to what opens it."""

@@ -1,4 +1,4 @@
-"""Any of our own encoders, frozen: the encoder of a checkpoint folder that `lewm train` wrote."""
+"""Any of our own encoders, frozen: that of a checkpoint of `lewm train`, and the folder that `lewm pretrain` wrote."""
 
 import math
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lewm.nets.frozen.backbone import Backbone, Preprocess
 from lewm.nets.frozen.folder import weight_files, weights_sha256
+from lewm.nets.pretrained import load_pretrained_encoder
 from lewm.schema import build
 
 
@@ -47,6 +48,16 @@ def open_own(family: str, folder: Path, raw: Mapping[str, Any], size: int | None
         Preprocess(trained, mean, std, "bilinear"),
         weights_sha256(folder),
     )
+
+
+def open_pretrained(family: str, folder: Path, raw: Mapping[str, Any], size: int | None) -> Backbone:
+    """See `Opener`. Pictures are normalised by the statistics of the recordings it was pretrained on."""
+    net = load_pretrained_encoder(folder)
+    about = net.about
+    if size not in (None, about.size):
+        raise ValueError(f"encoder.size is {size}; the encoder of {folder} only sees {about.size} pixels: leave it out")
+    preprocess = Preprocess(about.size, about.pixel_mean, about.pixel_std, "bilinear")
+    return Backbone(family, net.float(), _forward, net.side, net.width, preprocess, weights_sha256(folder))
 
 
 def _forward(net: nn.Module, pixels_BCYX: Tensor) -> Tensor:
