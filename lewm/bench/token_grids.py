@@ -121,6 +121,7 @@ def gflop(plan: Callable[[], None]) -> float:
     return counter.get_total_flops() / 1e9
 
 
+@torch.no_grad()
 def difference(model: WorldModel, cached: GoalCost, plain: GoalCost) -> float:
     """Largest difference of the costs of a few candidates, relative to the plain ones."""
     noise_BINHA = noise_table([(1, 0, 0)], SEARCH, model.action_dim).to(model.device)
