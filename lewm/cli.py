@@ -6,7 +6,7 @@ Exit codes: 0 done, 1 something went wrong, 2 the command was not understood.
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from lewm import (
@@ -21,7 +21,7 @@ from lewm import (
     commands_pretrain,
     commands_study,
 )
-from lewm.cli_shared import add_device, add_json, add_run
+from lewm.cli_shared import Row, add_device, add_json, add_run
 from lewm.memory import keep_freed_memory
 
 EPILOG = """\
@@ -207,8 +207,7 @@ def add_doctor(sub: argparse.ArgumentParser) -> None:
     add_json(sub)
 
 
-Parser = Callable[[argparse.ArgumentParser], None]
-COMMANDS: tuple[tuple[Callable[[argparse.Namespace], None], Parser, str, str], ...] = (
+COMMANDS: tuple[Row, ...] = (
     (commands.demo, add_demo, "the whole story on one task", f"Record, train, plan, evaluate and report. {OVERRIDES}"),
     (
         commands.collect,

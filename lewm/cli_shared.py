@@ -1,7 +1,26 @@
 """Options that several commands share."""
 
 import argparse
+from collections.abc import Callable, Iterable
 from pathlib import Path
+
+Parser = Callable[[argparse.ArgumentParser], None]
+Row = tuple[Callable[[argparse.Namespace], None], Parser, str, str]
+"""What runs, its options, one line of help, and what it does."""
+
+
+def add_whats(parser: argparse.ArgumentParser, rows: Iterable[Row]) -> None:
+    """The rows as sub-commands, by the names of their functions; `run_what` runs the one that was chosen."""
+    whats = parser.add_subparsers(dest="what", metavar="what", required=True)
+    for handler, add_options, text, detail in rows:
+        each = whats.add_parser(handler.__name__, help=text, description=detail)
+        each.set_defaults(what_runs=handler)
+        add_options(each)
+
+
+def run_what(args: argparse.Namespace) -> None:
+    """Run the row that `add_whats` put on the command line."""
+    args.what_runs(args)
 
 
 def add_run(parser: argparse.ArgumentParser, optional: bool = False) -> None:

@@ -3,11 +3,10 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from lewm import commands_bench_data
-from lewm.cli_shared import add_device, add_json, add_run
+from lewm.cli_shared import Row, add_device, add_json, add_run, add_whats, run_what
 from lewm.commands import load_run, write_rows
 
 
@@ -255,9 +254,7 @@ def door(args: argparse.Namespace) -> None:
     print(table(rows))
 
 
-BENCHES: tuple[
-    tuple[Callable[[argparse.Namespace], None], Callable[[argparse.ArgumentParser], None], str, str], ...
-] = (
+BENCHES: tuple[Row, ...] = (
     (
         plan,
         add_plan,
@@ -311,18 +308,13 @@ BENCHES: tuple[
         "x 30 x 5 with latent L2 as the literature runs it. Takes tens of minutes; a killed run is continued.",
     ),
 )
-"""What runs, its options, one line of help, and what it does."""
 
 
 def add_bench(sub: argparse.ArgumentParser) -> None:
     """The benchmarks as sub-commands."""
-    whats = sub.add_subparsers(dest="what", metavar="what", required=True)
-    for handler, add_options, text, detail in BENCHES:
-        each = whats.add_parser(handler.__name__, help=text, description=detail)
-        each.set_defaults(bench=handler)
-        add_options(each)
+    add_whats(sub, BENCHES)
 
 
 def bench(args: argparse.Namespace) -> None:
     """Run the chosen benchmark."""
-    args.bench(args)
+    run_what(args)

@@ -1,10 +1,9 @@
 """`lewm compare`: one row of `COMPARISONS` per comparison, its options and what it does."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
-from lewm.cli_shared import add_device, add_json
+from lewm.cli_shared import Row, add_device, add_json, add_whats, run_what
 from lewm.commands import write_rows
 
 
@@ -79,9 +78,7 @@ def runs(args: argparse.Namespace) -> None:
             print(line)
 
 
-COMPARISONS: tuple[
-    tuple[Callable[[argparse.Namespace], None], Callable[[argparse.ArgumentParser], None], str, str], ...
-] = (
+COMPARISONS: tuple[Row, ...] = (
     (
         objectives,
         add_objectives,
@@ -97,18 +94,13 @@ COMPARISONS: tuple[
         "interval of the difference, and videos of goals that only one reached, both rolled out again.",
     ),
 )
-"""What runs, its options, one line of help, and what it does."""
 
 
 def add_compare(sub: argparse.ArgumentParser) -> None:
     """The comparisons as sub-commands."""
-    whats = sub.add_subparsers(dest="what", metavar="what", required=True)
-    for handler, add_options, text, detail in COMPARISONS:
-        each = whats.add_parser(handler.__name__, help=text, description=detail)
-        each.set_defaults(comparison=handler)
-        add_options(each)
+    add_whats(sub, COMPARISONS)
 
 
 def compare(args: argparse.Namespace) -> None:
     """Run the chosen comparison."""
-    args.comparison(args)
+    run_what(args)

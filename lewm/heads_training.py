@@ -20,7 +20,8 @@ from lewm.data.store import Store, split_episodes
 from lewm.data.windows import Windows
 from lewm.nets.frozen.cache import features_for
 from lewm.progress import Stage
-from lewm.train import save_atomically, step_seed
+from lewm.train import step_seed
+from lewm.trainer_state import save_atomically
 from lewm.world_model import WorldModel
 
 

@@ -5,7 +5,6 @@ weights are bitwise those of an uninterrupted run on the same machine.
 """
 
 import math
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +31,7 @@ from lewm.pieces import follow_in_pieces, roll_in_pieces
 from lewm.probes import Health, probe_model
 from lewm.progress import Stage
 from lewm.train_log import StepRecord, TrainLog
+from lewm.trainer_state import flatten, refuse_other_settings, save_atomically
 from lewm.world_model import ModelConfig, ModelFacts, WorldModel
 
 OnProbe = Callable[[int, Health], None]
@@ -196,14 +196,6 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=config.learning_rate)
 
 
-def flatten(tree: dict[str, Any], path: str = "") -> dict[str, str]:
-    """Nested settings as {"train.steps": "500", ...}."""
-    flat: dict[str, str] = {}
-    for name, value in tree.items():
-        flat |= flatten(value, f"{path}{name}.") if isinstance(value, dict) else {path + name: str(value)}
-    return flat
-
-
 def step_seed(seed: int, step: int, stream: int = 0) -> int:
     """An independent 63-bit seed for every (seed, step, stream)."""
     return int(np.random.SeedSequence((seed, step, stream)).generate_state(1, np.uint64)[0] >> 1)
@@ -227,16 +219,6 @@ def stop_signals() -> Iterator[list[int]]:
     finally:
         for signum, handler in previous.items():
             signal.signal(signum, handler)
-
-
-def save_atomically(state: dict[str, Any], path: Path) -> None:
-    """torch.save that a kill at any moment cannot leave half-written."""
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 class Trainer:
@@ -297,13 +279,7 @@ class Trainer:
         if not self.state_path.exists():
             return
         state = torch.load(self.state_path, map_location=self.device, weights_only=True)
-        theirs = state["settings"]
-        for key in sorted(theirs.keys() | self.settings.keys()):
-            if theirs.get(key) != self.settings.get(key):
-                raise RuntimeError(
-                    f"{self.state_path} belongs to a run with another configuration: {key} is {self.settings.get(key)} "
-                    f"here and {theirs.get(key)} there; set it to that to continue, or choose another --out"
-                )
+        refuse_other_settings(self.state_path, self.settings, state["settings"])
         self.model.load_state_dict(state["model"])
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -22,6 +22,7 @@ STAGES = (
     "world_model",
     "probes",
     "train_log",
+    "trainer_state",
     "pieces",
     "train",
     "heads_training",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lewm.baselines.goal_data import GoalTransitions
-from lewm.baselines.heads import Actor, Value, check_settings, frozen, half_squared_error, members
+from lewm.baselines.heads import Actor, Value, check_goal_shares, check_settings, frozen, half_squared_error, members
 from lewm.cost_to_go import expectile_loss
 from lewm.heads_training import Fit, HeadGroup, PairHead, Recorded, StepLoss, fit_head, follow
 from lewm.world_model import WorldModel
@@ -66,10 +66,7 @@ class GCIQLConfig:
         check_settings("gciql", self, ("discount", "expectile", "target_rate"))
         if self.cloning < 0:
             raise ValueError(f"gciql.cloning is {self.cloning}; it must be 0 or more")
-        if not (self.current >= 0 and self.elsewhere >= 0 and self.current + self.elsewhere <= 1):
-            raise ValueError(
-                f"gciql.current is {self.current} and gciql.elsewhere {self.elsewhere}; they are shares of one whole"
-            )
+        check_goal_shares("gciql", self)
 
 
 class Critic(PairHead):

@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 
 from lewm.baselines.goal_data import GoalBatch, GoalTransitions
-from lewm.baselines.heads import Actor, Value, advantage_weighted, check_settings, half_squared_error, members
+from lewm.baselines.heads import (
+    Actor,
+    Value,
+    advantage_weighted,
+    check_goal_shares,
+    check_settings,
+    half_squared_error,
+    members,
+)
 from lewm.heads_training import Fit, HeadGroup, Recorded, StepLoss, fit_head, follow
 from lewm.world_model import WorldModel
 
@@ -65,10 +73,7 @@ class GCIVLConfig:
         check_settings("gcivl", self, ("discount", "expectile", "target_rate"))
         if self.temperature < 0:
             raise ValueError(f"gcivl.temperature is {self.temperature}; it must be 0 or more")
-        if not (self.current >= 0 and self.elsewhere >= 0 and self.current + self.elsewhere <= 1):
-            raise ValueError(
-                f"gcivl.current is {self.current} and gcivl.elsewhere {self.elsewhere}; they are shares of one whole"
-            )
+        check_goal_shares("gcivl", self)
 
 
 def value_loss(value_VB: Tensor, now_VB: Tensor, next_VB: Tensor, batch: GoalBatch, expectile: float) -> Tensor:

@@ -40,6 +40,26 @@ def check_settings(kind: str, config: Any, shares: Sequence[str] = ()) -> None:
             raise ValueError(f"{kind}.{name} is {getattr(config, name)}; it must lie between 0 and 1")
 
 
+class GoalShares(Protocol):
+    """Settings of a method whose goals come from three places."""
+
+    @property
+    def current(self) -> float:
+        """Share of the goals that are the present frame."""
+
+    @property
+    def elsewhere(self) -> float:
+        """Share of the goals that are frames of any episode."""
+
+
+def check_goal_shares(kind: str, config: GoalShares) -> None:
+    """Raise ValueError unless `current` and `elsewhere` leave a share of 0 or more for goals of the same episode."""
+    if not (config.current >= 0 and config.elsewhere >= 0 and config.current + config.elsewhere <= 1):
+        raise ValueError(
+            f"{kind}.current is {config.current} and {kind}.elsewhere {config.elsewhere}; they are shares of one whole"
+        )
+
+
 class Actor(PairHead):
     """Mean of a Gaussian of unit std over the next block, in units of `WorldModel.scale_action`."""
 

@@ -27,8 +27,9 @@ from lewm.pretrain.config import PretrainConfig, PretrainRun
 from lewm.pretrain.folder import save_encoder
 from lewm.pretrain.probe import Frames, TokenHealth, encode, feature_picture, token_health, write_png
 from lewm.progress import Stage
-from lewm.train import STOP_EVERY, Interrupted, flatten, make_optimizer, save_atomically, step_seed, stop_signals
+from lewm.train import STOP_EVERY, Interrupted, make_optimizer, step_seed, stop_signals
 from lewm.train_log import StepRecord, TrainLog
+from lewm.trainer_state import flatten, refuse_other_settings, save_atomically
 
 OnProbe = Callable[[int, TokenHealth], None]
 """Called with (step, health) after every probe."""
@@ -118,13 +119,7 @@ class Pretrainer:
         if not self.state_path.exists():
             return
         state = torch.load(self.state_path, map_location=self.device, weights_only=True)
-        theirs = state["settings"]
-        for key in sorted(theirs.keys() | self.settings.keys()):
-            if theirs.get(key) != self.settings.get(key):
-                raise RuntimeError(
-                    f"{self.state_path} belongs to a run with another configuration: {key} is {self.settings.get(key)} "
-                    f"here and {theirs.get(key)} there; set it to that to continue, or choose another --out"
-                )
+        refuse_other_settings(self.state_path, self.settings, state["settings"])
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]

@@ -25,6 +25,7 @@ from lewm.study.bootstrap import Estimate, means, written
 from lewm.study.figures import aligned, canvas, save
 from lewm.study.subject import Subject
 from planners import CEM, ActionBox, CostFn, Plan, WarmStart
+from planners.search import AroundSearch
 from planners.types import Need
 
 RANDOM, MIDDLE, ELITES = "random", "mid-search", "elites"
@@ -112,28 +113,13 @@ class Ranked:
 
 
 @dataclass
-class Watched:
+class Watched(AroundSearch):
     """A planner that keeps the candidates of every iteration of its last plan."""
 
     search: CEM
     needs: ClassVar[tuple[Need, ...]] = ()
     calls: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     """action_BNHA and cost_BN of every call of the cost."""
-
-    @property
-    def horizon(self) -> int:
-        """Blocks planned ahead."""
-        return self.search.horizon
-
-    @property
-    def candidates(self) -> int:
-        """Action sequences scored per iteration."""
-        return self.search.candidates
-
-    @property
-    def iterations(self) -> int:
-        """Rounds of draw, score, refit."""
-        return self.search.iterations
 
     def plan(self, cost_fn: CostFn, noise_BINHA: Tensor, box: ActionBox, start: WarmStart | None = None) -> Plan:
         """The search's own plan."""
