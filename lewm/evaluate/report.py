@@ -48,6 +48,8 @@ TRACED = 3
 """Episodes shown per goal set and planning method."""
 BINS = 5
 """Most points of a success-by-distance curve."""
+SERIES = 10
+"""Colours of report_style.css; methods beyond them share."""
 
 
 def write_report(
@@ -66,7 +68,7 @@ def write_report(
     if not measured:
         raise ValueError("there is no result to report: evaluate at least one method first")
     names = list(dict.fromkeys(m.row.method for m in measured))
-    styles = {name: f"s{i % 6}" for i, name in enumerate(names)}
+    styles = {name: f"s{i % SERIES}" for i, name in enumerate(names)}
     groups: dict[str, list[Measured]] = {}
     for m in measured:
         groups.setdefault(m.row.goals, []).append(m)
