@@ -12,7 +12,12 @@ def add_objectives(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--tasks", nargs="+", default=["compare"], metavar="RUN", help="runs to compare on (default compare)"
     )
-    sub.add_argument("--objectives", nargs="+", metavar="NAME", help="rows of the table (default: all)")
+    sub.add_argument(
+        "--objectives",
+        nargs="+",
+        metavar="NAME",
+        help="rows of the table, and after a + add-ons of weight 1, as in sigreg+fovea (default: all rows)",
+    )
     sub.add_argument("--seeds", type=int, nargs="+", default=[0], help="training seeds (default 0)")
     sub.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder of all rows (default runs/compare)")
     add_device(sub)

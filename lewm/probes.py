@@ -16,6 +16,9 @@ from lewm.data.windows import Batch
 from lewm.objectives.health import effective_rank, jepa_health
 from lewm.world_model import WorldModel
 
+MLP_BATCH = 2048
+"""Most samples that an MLP probe takes a step on."""
+
 
 @dataclass(frozen=True)
 class ProbeSample:
@@ -121,7 +124,8 @@ def mlp_probe_r2(
 
     Constant targets give NaN. See `fit_mlp`.
     """
-    return r2_score(fit_mlp(fit_ND, fit_NS, steps, width, seed)(test_ND), test_NS)
+    batch = MLP_BATCH if len(fit_ND) > MLP_BATCH else None
+    return r2_score(fit_mlp(fit_ND, fit_NS, steps, width, seed, batch)(test_ND), test_NS)
 
 
 def fit_mlp(

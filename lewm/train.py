@@ -86,11 +86,14 @@ class TrainConfig:
     """Steps between TensorBoard scalars."""
     probe_every: int = 500
     """Steps between probes on held-out episodes (0: only at the end)."""
+    probe_clips: int = 256
+    """Held-out clips of a probe, which is fitted on as many training clips: take more for factors that are read out in
+    curved ways only."""
     checkpoint_every: int = 250
     """Steps between trainer checkpoints; a killed run loses at most this many."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "history", "log_every", "checkpoint_every"):
+        for name in ("steps", "batch", "history", "probe_clips", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} is {getattr(self, name)}; it must be at least 1")
         if self.frames <= self.history:
@@ -321,7 +324,7 @@ class Trainer:
 
     def health(self) -> Health:
         """Probes on held-out clips; the probe itself is fitted on training clips."""
-        count = min(256, len(self.held_windows), len(self.windows))
+        count = min(self.config.probe_clips, len(self.held_windows), len(self.windows))
         rng = np.random.default_rng(self.config.seed)
         fit = self.windows.batch(rng.choice(len(self.windows), count, replace=False))
         test = self.held_windows.batch(rng.choice(len(self.held_windows), count, replace=False))

@@ -61,6 +61,22 @@ def test_every_row_has_a_configuration_and_says_what_differs_from_the_published_
         assert bool(change) == (name in ADAPTED) == (bool(comparing.changed_settings(config)) or row.batch_norm)
 
 
+def test_add_ons_are_named_after_a_plus(
+    run: RunConfig, compared: tuple[list[CompareRow], Path], tmp_path: Path
+) -> None:
+    row = recipe("ema+fovea+straightening")
+    assert row.name == "ema+fovea+straightening" and row.change == ADAPTED["ema"].change
+    changed = row.apply(run).train.add_ons
+    assert (changed.fovea, changed.straightening, changed.decoder) == (1.0, 1.0, run.train.add_ons.decoder)
+    assert changed != run.train.add_ons and recipe("sigreg").apply(run).train == run.train
+    (measured,) = compare_objectives([run], ["sigreg+straightening"], [0], tmp_path, CPU)
+    assert measured.objective == "sigreg+straightening"
+    assert (tmp_path / "two_room" / "sigreg+straightening.0" / "row.json").exists()
+    assert measured.curve[0] == compared[0][0].curve[0] and measured.curve[-1] != compared[0][0].curve[-1]
+    with pytest.raises(ValueError, match=r"sigreg\+fova: no add-on is called 'fova'; there are straightening, "):
+        recipe("sigreg+fova")
+
+
 def test_rows_say_what_was_measured(compared: tuple[list[CompareRow], Path]) -> None:
     rows, _ = compared
     assert [(r.objective, r.seed) for r in rows] == [("sigreg", 0), ("cjepa", 0), ("sigreg", 1)]
@@ -101,7 +117,7 @@ def test_the_curve_and_the_end_are_measured_alike(
     rows, out = compared
     model = load(out / "two_room" / "sigreg.0" / "checkpoint").model
     store = Store.open(out / "two_room" / "data")
-    again = comparing.curve_point(6, comparing.measure_latent(model, run, store, comparing.CURVE_CLIPS), mlp=True)
+    again = comparing.curve_point(6, comparing.measure_latent(model, run, store, run.train.probe_clips), mlp=True)
     last = rows[0].curve[-1]
     assert again.effective_rank == pytest.approx(last.effective_rank, rel=1e-5)
     assert again.linear_r2 == pytest.approx(last.linear_r2, rel=1e-4)
@@ -225,7 +241,7 @@ def test_a_point_has_as_many_clips_as_the_trainer_probes(
     trainer = Trainer(tiny_run.model, tiny_run.objective, tiny_run.train, tiny_store, tmp_path, CPU)
     trainer.windows, trainer.held_windows = Many(trainer.windows), Many(trainer.held_windows)
     trainer.health()
-    assert trainer.windows.asked == trainer.held_windows.asked == comparing.CURVE_CLIPS
+    assert trainer.windows.asked == trainer.held_windows.asked == tiny_run.train.probe_clips
 
 
 def test_committed_rows_can_be_read() -> None:

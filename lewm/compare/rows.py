@@ -74,7 +74,7 @@ class CompareRow:
     task: str
     """Task name, as in `envs.TASKS`."""
     objective: str
-    """Name in `OBJECTIVES`."""
+    """Name in `OBJECTIVES`, and after a + those of add-ons."""
     seed: int
     """Training seed: initial weights, data order and the episodes held out."""
     change: str

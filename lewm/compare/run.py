@@ -25,6 +25,7 @@ from lewm.evaluate.statistics import wilson
 from lewm.evaluate.timing import hardware
 from lewm.nets.frozen import FrozenConfig
 from lewm.objectives import OBJECTIVES, RunObjective
+from lewm.objectives.addons import TERMS
 from lewm.objectives.cjepa import CJepaConfig
 from lewm.objectives.data2vec import Data2VecConfig
 from lewm.objectives.ema import EmaConfig
@@ -41,8 +42,8 @@ POINTS = 12
 """Points of a curve after the fresh weights, evenly spread over the training."""
 MLP_EVERY = 3
 """Every how manieth of them has an MLP probe, which takes seconds to fit."""
-CURVE_CLIPS, FINAL_CLIPS = 256, 400
-"""Clips a point and the end are measured on, and as many to fit the probes; the trainer's probes decide the first."""
+FINAL_CLIPS = 400
+"""Fewest clips the end is measured on, and as many to fit the probes; a point takes `train.probe_clips`."""
 SHORT_RUN = TeacherConfig("constant", 0.97)
 """A teacher for runs of some hundred steps; published momenta would leave it at its random start."""
 
@@ -56,6 +57,13 @@ class Recipe:
     """What differs from its published constants."""
     batch_norm: bool = False
     """Whether the encoder ends in a BatchNorm, for methods that do not set the scale of the latents themselves."""
+    add_ons: tuple[str, ...] = ()
+    """Terms added to it, each with weight 1."""
+
+    @property
+    def name(self) -> str:
+        """As it is asked for and called in tables: sigreg, or sigreg+fovea."""
+        return "+".join([self.objective.name, *self.add_ons])
 
     def apply(self, run: RunConfig) -> RunConfig:
         """The run with this objective. ValueError for a frozen encoder, which no objective shapes."""
@@ -64,7 +72,10 @@ class Recipe:
                 "model.encoder is frozen, and objectives are compared by the encoders they train: use conv"
             )
         encoder = replace(run.model.encoder, batch_norm=self.batch_norm)
-        return replace(run, objective=self.objective, model=replace(run.model, encoder=encoder))
+        weights: dict[str, Any] = dict.fromkeys(self.add_ons, 1.0)
+        add_ons = replace(run.train.add_ons, **weights)
+        train_config = replace(run.train, add_ons=add_ons)
+        return replace(run, objective=self.objective, model=replace(run.model, encoder=encoder), train=train_config)
 
 
 TEACHER, NORM = "teacher momentum 0.97 instead of", "the encoder ends in a BatchNorm"
@@ -79,10 +90,14 @@ ADAPTED: dict[str, Recipe] = {
 
 
 def recipe(name: str) -> Recipe:
-    """How a row is compared."""
-    if name not in OBJECTIVES:
-        raise ValueError(f"no objective is called {name!r}; there are {', '.join(OBJECTIVES)}")
-    return ADAPTED[name] if name in ADAPTED else Recipe(default_objective(name))
+    """How a row is compared: an objective's name, and after a + those of add-ons, as in sigreg+fovea."""
+    objective, *add_ons = name.split("+")
+    if objective not in OBJECTIVES:
+        raise ValueError(f"no objective is called {objective!r}; there are {', '.join(OBJECTIVES)}")
+    if unknown := [term for term in add_ons if term not in TERMS]:
+        raise ValueError(f"{name}: no add-on is called {unknown[0]!r}; there are {', '.join(TERMS)}")
+    row = ADAPTED[objective] if objective in ADAPTED else Recipe(default_objective(objective))
+    return replace(row, add_ons=tuple(add_ons))
 
 
 def default_objective(name: str) -> RunObjective:
@@ -107,20 +122,20 @@ def compare_objectives(
     for run in runs:
         for seed in seeds:
             train_config = replace(run.train, seed=seed, probe_every=spacing(run.train.steps))
-            planned += [(r.apply(replace(run, train=train_config)), r.change) for r in recipes]
-    for run, _ in planned:
-        claim(run, row_folder(run, out))  # refuse other settings before any work
+            planned += [(r.apply(replace(run, train=train_config)), r) for r in recipes]
+    for run, row in planned:
+        claim(run, row_folder(run, row, out))  # refuse other settings before any work
     stores = {run.task: pipeline.record(run, out / run.task / "data", processes=1) for run in runs}
     texts = {run.task: dump(run) for run in runs}
     rows: list[CompareRow] = []
-    for run, change in planned:
-        folder = row_folder(run, out)
+    for run, row in planned:
+        folder = row_folder(run, row, out)
         if (folder / "row.json").exists():
             rows.append(build(CompareRow, read_json(folder / "row.json"), str(folder / "row.json")))
             continue
-        print(f"== {run.task}, {run.objective.name}, seed {run.train.seed}")
+        print(f"== {run.task}, {row.name}, seed {run.train.seed}")
         write_json(settings(run), folder / "settings.json")
-        rows.append(compare_one(run, change, stores[run.task], folder, device))
+        rows.append(compare_one(run, row, stores[run.task], folder, device))
         write_json(asdict(rows[-1]), folder / "row.json")
         write_outputs(rows, out, texts)
     print(f"report {write_outputs(rows, out, texts)}")
@@ -132,9 +147,9 @@ def spacing(steps: int) -> int:
     return max(1, steps // POINTS)
 
 
-def row_folder(run: RunConfig, out: Path) -> Path:
+def row_folder(run: RunConfig, row: Recipe, out: Path) -> Path:
     """Where everything of a row lies."""
-    return out / run.task / f"{run.objective.name}.{run.train.seed}"
+    return out / run.task / f"{row.name}.{run.train.seed}"
 
 
 def claim(run: RunConfig, folder: Path) -> None:
@@ -207,22 +222,24 @@ class Curve:
         return statistics.median(timed) if timed else None
 
 
-def compare_one(run: RunConfig, change: str, store: Store, folder: Path, device: torch.device) -> CompareRow:
+def compare_one(run: RunConfig, row: Recipe, store: Store, folder: Path, device: torch.device) -> CompareRow:
     """One row: measure the fresh weights, train, measure, plan with every cost of the run."""
     curve = Curve(folder / "curve.json", run.train.steps)
     if 0 not in curve.points:
         fresh = build_model(run.model, model_facts(store, run.model), run.train.seed).to(device)
-        curve.add(0, measure_latent(fresh, run, store, CURVE_CLIPS))
+        curve.add(0, measure_latent(fresh, run, store, run.train.probe_clips))
         curve.last = None  # what lies before the first step is no training
     train(run.model, run.objective, run.train, store, folder / "train", device, on_probe=curve.add)
     checkpoint = load(pipeline.fit(run, store, folder, device), str(device))
-    end = curve_point(run.train.steps, measure_latent(checkpoint.model, run, store, FINAL_CLIPS), mlp=True)
+    end = curve_point(
+        run.train.steps, measure_latent(checkpoint.model, run, store, max(FINAL_CLIPS, run.train.probe_clips)), mlp=True
+    )
     curve.points.setdefault(end.step, end)  # a kill may have come between the last step and its point
     return CompareRow(
         task=run.task,
-        objective=run.objective.name,
+        objective=row.name,
         seed=run.train.seed,
-        change=change,
+        change=row.change,
         steps=run.train.steps,
         seconds_per_step=curve.seconds_per_step(),
         effective_rank=end.effective_rank,

@@ -67,7 +67,7 @@ class Summary:
     task: str
     """Task name, as in `envs.TASKS`."""
     objective: str
-    """Name in `OBJECTIVES`."""
+    """Name in `OBJECTIVES`, and after a + those of add-ons."""
     change: str
     """What differs from the published constants; empty for none."""
     steps: int

@@ -169,7 +169,7 @@ def _rotate(cos: Tensor, sin: Tensor, turn_cos: Tensor, turn_sin: Tensor) -> tup
 
 
 def _chunks(rows: Tensor) -> list[slice]:
-    """Row ranges near the size of a CPU's cache, but large enough that waking its threads for every operation costs little;
+    """Row ranges near the size of a CPU's cache, and so large that waking its threads for every operation costs little;
     a GPU takes what keeps it busy."""
     size = max(1, (2**18 if rows.device.type == "cpu" else 2**24) // max(1, rows.shape[1]))
     return [slice(i, i + size) for i in range(0, rows.shape[0], size)]
