@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lewm.cost_to_go import CostToGo, CostToGoConfig
-from lewm.nets.frozen import FrozenConfig, FrozenEncoder, frozen_in
+from lewm.nets.frozen import PIXELS, FrozenConfig, FrozenEncoder, frozen_in
 from lewm.proposal import Proposal, ProposalConfig
 from lewm.readout import Readout, ReadoutConfig
 from lewm.schema import build
@@ -181,7 +181,7 @@ def _build_model(header: _Header, tensors: dict[str, Tensor], folder: Path) -> W
 def _with_full_path(config: ModelConfig) -> ModelConfig:
     """The same with a frozen encoder's folder named so that it is found from every working directory."""
     encoder = config.encoder
-    if not isinstance(encoder, FrozenConfig) or not Path(encoder.path).expanduser().is_dir():
+    if not isinstance(encoder, FrozenConfig) or encoder.path == PIXELS or not Path(encoder.path).expanduser().is_dir():
         return config
     return replace(config, encoder=replace(encoder, path=str(Path(encoder.path).expanduser().resolve())))
 

@@ -18,6 +18,7 @@ from lewm import (
     commands_data,
     commands_evaluation,
     commands_expert,
+    commands_plan,
     commands_pretrain,
     commands_study,
 )
@@ -38,14 +39,6 @@ a first session:
 def cpu_count() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def numbers(text: str) -> tuple[float, ...]:
-    """`0.2,0.3` as (0.2, 0.3)."""
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 0.2,0.3") from error
 
 
 def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -101,48 +94,6 @@ def add_train(sub: argparse.ArgumentParser) -> None:
     only.add_argument("--proposal-only", type=Path, metavar="CHECKPOINT", help="only fit a proposal for this model")
     add_device(sub)
     sub.set_defaults(takes_overrides=True, needs=("out",))
-
-
-def add_plan(sub: argparse.ArgumentParser) -> None:
-    """One episode."""
-    sub.add_argument("--checkpoint", type=Path, required=True, help="folder that `lewm train` wrote")
-    sub.add_argument(
-        "--goal",
-        type=Path,
-        required=True,
-        nargs="+",
-        metavar="PICTURE",
-        help="goal picture, colour, as large as the model's frames; or several to be reached in this order",
-    )
-    sub.add_argument(
-        "--subgoal-steps",
-        type=int,
-        nargs="+",
-        metavar="N",
-        help="environment steps for each goal picture but the last, multiples of the steps between plans",
-    )
-    sub.add_argument(
-        "--subgoal-reached",
-        type=float,
-        metavar="DISTANCE",
-        help="go on to the next goal picture once the present frame costs this much or less",
-    )
-    sub.add_argument("--task", help="task to act in (default: the one the model was trained on)")
-    sub.add_argument("--start", type=numbers, metavar="X,Y,..", help="start state (default: drawn from --seed)")
-    sub.add_argument("--goal-state", type=numbers, metavar="X,Y,..", help="state behind the picture, to score success")
-    sub.add_argument("--planner", help="cem, icem, mppi, gradient, ... (default: the agent's choice for the cost)")
-    sub.add_argument("--cost", help="cost_to_go, latent_l2, ... (default: cost_to_go where the model has one)")
-    sub.add_argument(
-        "--proposal",
-        choices=["none", "seed", "prior"],
-        default="none",
-        help="the model's learned first guess: not used, a candidate, or the search's first Gaussian (default none)",
-    )
-    sub.add_argument("--budget", type=int, default=100, help="environment steps (default 100)")
-    sub.add_argument("--budget-ms", type=float, metavar="MS", help="most milliseconds per plan; sizes the search")
-    sub.add_argument("--seed", type=int, default=0, help="start state and search noise (default 0)")
-    sub.add_argument("--out", type=Path, default=Path("runs/plan"), help="folder for episode.mp4 and trace.json")
-    add_device(sub)
 
 
 def add_evaluate(sub: argparse.ArgumentParser) -> None:
@@ -284,8 +235,8 @@ COMMANDS: tuple[Row, ...] = (
         "--keys lists is an option, such as --width 512.",
     ),
     (
-        commands.plan,
-        add_plan,
+        commands_plan.plan,
+        commands_plan.add_plan,
         "one episode to a goal image",
         "Plan to a picture in a file; writes a side-by-side video (seen, goal, imagined) and a JSON trace.",
     ),

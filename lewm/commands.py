@@ -166,33 +166,6 @@ def report(args: argparse.Namespace) -> None:
     print(f"report {rebuild_report(args.run_dir, args.out, against)}")
 
 
-def plan(args: argparse.Namespace) -> None:
-    """Run one episode to a goal image."""
-    from lewm.pipeline import pick_device
-    from lewm.planning.episode import EpisodeConfig, run_episode
-    from lewm.planning.subgoals import SubGoals
-
-    subgoals = None
-    if args.subgoal_steps is not None or args.subgoal_reached is not None:
-        subgoals = SubGoals(None if args.subgoal_steps is None else tuple(args.subgoal_steps), args.subgoal_reached)
-    config = EpisodeConfig(
-        checkpoint=args.checkpoint,
-        goals=tuple(args.goal),
-        subgoals=subgoals,
-        task=args.task,
-        planner=args.planner,
-        cost=args.cost,
-        start=args.start,
-        goal_state=args.goal_state,
-        budget=args.budget,
-        seed=args.seed,
-        device=str(pick_device(args.device)),
-        budget_ms=args.budget_ms,
-        proposal=args.proposal,
-    )
-    print(run_episode(config, args.out))
-
-
 def doctor(args: argparse.Namespace) -> None:
     """Check this machine."""
     from lewm.doctor import examine, table

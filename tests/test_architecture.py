@@ -50,6 +50,7 @@ STAGES = (
     "commands_bench",
     "commands_data",
     "commands_expert",
+    "commands_plan",
     "commands_study",
     "commands_compare",
     "commands_evaluation",

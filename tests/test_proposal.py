@@ -18,7 +18,7 @@ from lewm.cli import main
 from lewm.config import RunConfig, dump
 from lewm.data.store import Store
 from lewm.heads_training import Recorded
-from lewm.planning.agent import action_box
+from lewm.planning.action_limits import action_box
 from lewm.planning.informed_start import informed_start, propose
 from lewm.proposal import Demonstrations, Proposal, ProposalConfig, beta_nll, recorded_actions, train_proposal
 from lewm.world_model import WorldModel

@@ -10,7 +10,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from lewm.checkpoint import Checkpoint
-from lewm.planning.agent import action_box
+from lewm.planning.action_limits import action_box
 from lewm.planning.informed_start import propose
 from lewm.proposal import Proposal, ProposalConfig
 from lewm.world_model import WorldModel

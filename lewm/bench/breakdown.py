@@ -22,7 +22,7 @@ from lewm.cost_to_go import CostToGo
 from lewm.data.stacking import channels_first
 from lewm.evaluate.timing import hardware, load_average, torch_threads, where_measured
 from lewm.pipeline import pick_device
-from lewm.planning.agent import action_box
+from lewm.planning.action_limits import action_box
 from lewm.planning.costs import CostConfig, GoalCost, Situation
 from lewm.planning.fast_affine import Affine
 from lewm.planning.fast_loop import Rollout

@@ -14,7 +14,7 @@ from lewm.config import load as load_config
 from lewm.cost_to_go import CostToGo
 from lewm.evaluate.timing import hardware, torch_threads
 from lewm.pipeline import pick_device
-from lewm.planning.agent import action_box
+from lewm.planning.action_limits import action_box
 from lewm.planning.costs import CostConfig, GoalCost, Situation
 from lewm.planning.fast_rollout import prepare
 from lewm.world_model import ModelFacts, WorldModel

@@ -17,7 +17,7 @@ from lewm.evaluate.timing import hardware, load_average, torch_threads, where_me
 from lewm.nets.encoders import ConvConfig
 from lewm.nets.predictors import ACConfig, DinoWMConfig, PredictorConfig, RotaryConfig
 from lewm.pipeline import pick_device
-from lewm.planning.agent import action_box
+from lewm.planning.action_limits import action_box
 from lewm.planning.costs import CostConfig, GoalCost, Situation
 from lewm.planning.fast_rollout import prepare
 from lewm.progress import Stage

@@ -9,6 +9,7 @@ from lewm.baselines import BASELINES, BaselineConfig
 from lewm.baselines.offline import OfflineAgent, OfflineMethod, weights_file
 from lewm.checkpoint import Checkpoint
 from lewm.evaluate.timing import torch_threads
+from lewm.planning.action_limits import AS_RECORDED, ActionLimits
 from lewm.planning.agent import Agent
 from lewm.planning.costs import CostConfig
 from lewm.planning.informed_start import Follow, ProposalUse, check_proposal
@@ -39,6 +40,8 @@ class PlanConfig:
     budget_ms: float | None = None
     """Most milliseconds per plan, frames to actions, at the 95th percentile: candidates and iterations are then chosen
     on this machine to fit, and the planner's own are not used. Null takes the planner as it is."""
+    actions: ActionLimits = AS_RECORDED
+    """Bounds and spread of the search by action entry, and entries that are held or have a dead zone (grippers)."""
     realtime: bool = False
     """Plan while executing: every plan but an episode's first starts from the frame the model predicts."""
 
@@ -85,7 +88,16 @@ def make_agent(method: LearnedConfig, checkpoint: Checkpoint, seed: int) -> Agen
     """The agent a configuration describes."""
     if isinstance(method, PlanConfig):
         every, history, kind = method.replan_every, method.history, RealtimeAgent if method.realtime else Agent
-        agent = kind(checkpoint, method.planner, method.cost, every, history, seed, proposal=method.proposal)
+        agent = kind(
+            checkpoint,
+            method.planner,
+            method.cost,
+            every,
+            history,
+            seed,
+            proposal=method.proposal,
+            actions=method.actions,
+        )
         return agent if method.budget_ms is None else agent.within(method.budget_ms)
     if isinstance(method, OfflineMethod):
         return OfflineAgent(checkpoint, method, seed)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lewm.checkpoint import Checkpoint, load
 from lewm.data.stacking import channels_first
+from lewm.planning.action_limits import AS_RECORDED, ActionLimits
 from lewm.planning.budget import Budget, fit_budget, replan_times
 from lewm.planning.chance import chance_table
 from lewm.planning.costs import CostConfig, GoalCost, Situation
@@ -25,8 +26,7 @@ from lewm.planning.fast_rollout import prepare
 from lewm.planning.graph import plan_graphs
 from lewm.planning.informed_start import ProposalUse, check_proposal, informed_start, propose
 from lewm.planning.observation import Seen, as_frames, as_proprio
-from lewm.world_model import WorldModel
-from planners import CEM, PLANNERS, ActionBox, Plan, Planner, WarmStart, noise_table
+from planners import CEM, PLANNERS, Plan, Planner, WarmStart, noise_table
 
 DEFAULT_PLANNERS = {
     "cost_to_go": CEM(candidates=64, iterations=3, elites=8, horizon=3, execute="best"),
@@ -53,14 +53,6 @@ class Replan:
     """Milliseconds from latents to action."""
 
 
-def action_box(model: WorldModel) -> ActionBox:
-    """The space to search: raw action blocks inside the recorded bounds, spread like the recorded actions."""
-    facts, skip = model.facts, model.config.frame_skip
-    low, high = torch.tensor(facts.action_low).repeat(skip), torch.tensor(facts.action_high).repeat(skip)
-    mean, std = torch.tensor(facts.action_mean).repeat(skip), torch.tensor(facts.action_std).repeat(skip)
-    return ActionBox(low, high, mean, std.clamp(min=1e-3), steps=skip).to(model.device)
-
-
 class Agent:
     """Plans to a goal image with a world model, in latent space, with a receding horizon.
 
@@ -79,6 +71,7 @@ class Agent:
         graph: bool | None = None,
         proposal: ProposalUse = "none",
         fast: bool = True,
+        actions: ActionLimits = AS_RECORDED,
     ) -> None:
         if not 1 <= replan_every <= planner.horizon:
             raise ValueError(
@@ -103,7 +96,7 @@ class Agent:
             raise ValueError(f"history is {history}; this model's predictor can see 1..{self.model.context} frames")
         self.checkpoint, self.planner, self.cost = checkpoint, planner, cost
         self.replan_every, self.history, self.seed, self.proposal = replan_every, history, seed, proposal
-        self.box = action_box(self.model)
+        self.actions, self.box = actions, actions.box(self.model)
         self.skip, self.size = self.model.config.frame_skip, self.model.facts.size
         self.goal_BKD: Tensor | None = None
         # The fast rollout takes the action block as it is; a latent variable would have to be drawn in every block.
@@ -126,6 +119,7 @@ class Agent:
         graph: bool | None = None,
         fast: bool = True,
         compile: bool = False,
+        actions: ActionLimits = AS_RECORDED,
     ) -> Self:
         """An agent from a checkpoint folder.
 
@@ -135,6 +129,7 @@ class Agent:
         checkpoint's learned proposal starts a search, see `ProposalUse`. graph: whether every plan is one CUDA graph;
         None where that works, see `plan_graphs`. fast: whether costs take the folded copy of the weights that `prepare`
         makes now, the same to fp32 rounding, or the model's own rollout. compile: see `compiled`.
+        actions: bounds, spread and handling of single action entries.
         """
         checkpoint = load(path, device)
         if cost is None:
@@ -147,7 +142,7 @@ class Agent:
             planner = PLANNERS[planner]()
         if planner is None:
             planner = DEFAULT_PLANNERS["cost_to_go" if "cost_to_go" in cost.terms else "latent_l2"]
-        agent = cls(checkpoint, planner, cost, replan_every, history, seed, graph, proposal, fast)
+        agent = cls(checkpoint, planner, cost, replan_every, history, seed, graph, proposal, fast, actions)
         agent = agent if budget_ms is None else agent.within(budget_ms)
         return agent.compiled() if compile else agent
 
@@ -341,7 +336,7 @@ class Agent:
         else:
             plan = self.planner.plan(self._cost(situation, goal_BKD), noise, self.box, start)
         self._synchronise()
-        return plan
+        return replace(plan, action_BHA=self.actions.executed(plan.action_BHA, self.model.facts.action_dim))
 
     def _informed(self, start: WarmStart | None, situation: Situation, goal_BKD: Tensor) -> WarmStart:
         """The warm start and the checkpoint's proposal together."""
@@ -351,7 +346,8 @@ class Agent:
         return informed_start(self.proposal, start, mean_BHA, std_BHA, self.planner, self.box)
 
     def _cost(self, situation: Situation, goal_BKD: Tensor) -> GoalCost:
-        return GoalCost(self.model, self.head, self.cost, situation, goal_BKD, self.fast, self.checkpoint.readout)
+        readout = self.checkpoint.readout
+        return GoalCost(self.model, self.head, self.cost, situation, goal_BKD, self.fast, readout, self.actions)
 
     def _rest(self) -> None:
         """Queue zeros for everybody."""

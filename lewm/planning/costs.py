@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lewm.cost_to_go import CostToGo
+from lewm.planning.action_limits import AS_RECORDED, ActionLimits
 from lewm.planning.fast_loop import Rollout
 from lewm.planning.fast_rollout import FastModel
 from lewm.readout import Readout
@@ -191,9 +192,12 @@ class GoalCost:
     """Model and head as `prepare` makes them: the same costs to fp32 rounding, sooner. None runs the plain ones."""
     readout: Readout | None = None
     """State entries read out of latents, for the proprioceptive distance."""
+    actions: ActionLimits = AS_RECORDED
+    """How planned actions are executed: candidates are judged by what would be done."""
 
     def __call__(self, action_BNHA: Tensor) -> Tensor:
         """cost_BN of candidates in raw action units."""
+        action_BNHA = self._executed(action_BNHA)
         if self.config.risk is not None:
             cost_BN = self._risk(action_BNHA, self.config.risk)
         else:
@@ -210,6 +214,7 @@ class GoalCost:
 
     def rollout(self, action_BNHA: Tensor) -> Tensor:
         """state_BNHS: the flat latents after each block."""
+        action_BNHA = self._executed(action_BNHA)
         if self._futures is not None:
             return torch.stack(list(self._futures(action_BNHA)), 2).flatten(3)
         return self.model.rollout(self.situation.latent_BTKD, self.situation.past_BTA, action_BNHA).flatten(3)
@@ -224,6 +229,7 @@ class GoalCost:
                 "cost.risk samples futures, and this planner searches over the states of one: choose another planner, "
                 "or leave cost.risk out"
             )
+        action_BNHA = self._executed(action_BNHA)
         B, N, H, _ = state_BNHS.shape
         seen_BTKD, past_BTA = self.situation.latent_BTKD, self.situation.past_BTA
         state_MHKD = state_BNHS.flatten(0, 1).unflatten(-1, self.goal_BKD.shape[1:])
@@ -243,8 +249,11 @@ class GoalCost:
         if self.config.max_change is None:
             raise ValueError("this planner keeps limits, but the cost has none: set cost.max_change")
         entries = self.model.facts.action_dim
-        scaled_BNTa = self.model.scale_action(action_BNHA).flatten(-2).unflatten(-1, (-1, entries))
+        scaled_BNTa = self.model.scale_action(self._executed(action_BNHA)).flatten(-2).unflatten(-1, (-1, entries))
         return (scaled_BNTa.diff(dim=-2).abs() - self.config.max_change).flatten(-2)
+
+    def _executed(self, action_BNHA: Tensor) -> Tensor:
+        return self.actions.executed(action_BNHA, self.model.facts.action_dim)
 
     def _risk(self, action_BNHA: Tensor, risk: Risk) -> Tensor:
         """cost_BN out of the costs of the sampled futures."""

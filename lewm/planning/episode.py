@@ -13,6 +13,7 @@ import torch
 
 import envs
 from lewm.data.codec import one_behind_another, side_by_side
+from lewm.planning.action_limits import AS_RECORDED, ActionLimits
 from lewm.planning.agent import Agent
 from lewm.planning.frame_bank import FrameBank
 from lewm.planning.informed_start import ProposalUse
@@ -83,6 +84,8 @@ class EpisodeConfig:
     """Most milliseconds per plan; None takes the planner as it is."""
     proposal: ProposalUse = "none"
     """What the model's learned first guess of a plan is used for."""
+    actions: ActionLimits = AS_RECORDED
+    """Bounds, spread and handling of single action entries."""
     subgoals: SubGoals | None = None
     """When the next of several pictures becomes the goal."""
 
@@ -167,6 +170,7 @@ def run_episode(config: EpisodeConfig, out: Path) -> str:
         device=config.device,
         budget_ms=config.budget_ms,
         proposal=config.proposal,
+        actions=config.actions,
     )
     origin = agent.checkpoint.origin
     pictures = [read_goal(goal, agent.size, agent.model.facts.channels // 3) for goal in config.goals]

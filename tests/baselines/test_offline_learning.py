@@ -11,7 +11,7 @@ from toy_models import FACTS, toy_checkpoint, toy_model
 from lewm.baselines.hilp import distances
 from lewm.baselines.offline import OFFLINE
 from lewm.heads_training import Fit, HeadGroup
-from lewm.planning.agent import action_box
+from lewm.planning.action_limits import action_box
 
 STEPS = {"gcbc": 150, "gcivl": 200, "gciql": 250, "hilp": 150, "inverse": 150}
 

@@ -27,7 +27,7 @@ from lewm.bench.peer_plan import (
 )
 from lewm.cli import main
 from lewm.import_model import DataFacts, read_model
-from lewm.planning.agent import action_box
+from lewm.planning.action_limits import action_box
 from lewm.world_model import WorldModel
 from planners import noise_table
 

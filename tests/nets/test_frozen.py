@@ -15,7 +15,7 @@ from small_encoders import FAMILIES, PATCH, SIZE, WIDTH, save_encoder
 from torch import Tensor, nn
 from toy_models import FACTS, toy_model, toy_origin
 
-from lewm.checkpoint import save_checkpoint
+from lewm.checkpoint import load, save_checkpoint
 from lewm.nets.encoders import build_encoder
 from lewm.nets.frozen import FROZEN_FAMILIES, FrozenConfig, FrozenEncoder, frozen_in
 from lewm.nets.predictors import MLPConfig, RotaryConfig
@@ -294,6 +294,22 @@ def test_what_a_checkpoint_of_ours_cannot_give_is_refused(ours: Path, tmp_path: 
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "config.json").write_text(json.dumps({"format": raw["format"]}))
     refused(tmp_path / "bare", "has no 'model': copy the checkpoint again", grid=1)
+
+
+def test_the_picture_itself_is_an_encoder_without_weights(tmp_path: Path) -> None:
+    pixels = frames(2, size=16)
+    model = model_of(Path("pixels"), grid=2, size=16, encoder_size=8)
+    token_BKD = model.encode(pixels[:, None])[:, 0]
+    assert (model.tokens, model.latent_dim) == (4, 3 * 4 * 4)
+    # Token 2 is the lower left quarter: its channels one after the other, each row by row.
+    whole = model_of(Path("pixels"), grid=2, size=16, encoder_size=16).encode(pixels[:, None])[:, 0]
+    torch.testing.assert_close(whole[:, 2], (pixels.float() / 127.5 - 1)[:, :, 8:, :8].flatten(1))
+    save_checkpoint(tmp_path / "pixels", model, None, toy_origin(), {})
+    again = load(tmp_path / "pixels").model
+    assert torch.equal(again.encode(pixels[:, None])[:, 0], token_BKD)
+    refuses(
+        ValueError, "encoder.size is 32 and encoder.grid 3; the patches of pixels need a multiple", "pixels", grid=3
+    )
 
 
 # Faults.

@@ -12,7 +12,8 @@ from toy_models import FACTS, SIZE, toy_checkpoint, toy_model
 import envs
 from lewm.checkpoint import Checkpoint
 from lewm.nets.predictors import MLPConfig, RotaryConfig
-from lewm.planning.agent import DEFAULT_PLANNERS, Agent, action_box
+from lewm.planning.action_limits import action_box
+from lewm.planning.agent import DEFAULT_PLANNERS, Agent
 from lewm.planning.costs import CostConfig
 from lewm.planning.policy import AgentPolicy, Start
 from planners import CEM, MPPI, Planner, WarmStart, shift

@@ -103,6 +103,28 @@ def test_an_episode_to_a_real_picture(
     assert [s["action"] for s in again["steps"]] == [s["action"] for s in steps]
 
 
+def test_limits_of_action_entries_are_kept(picture: np.ndarray, tiny_checkpoint_path: Path, tmp_path: Path) -> None:
+    goal = save(tmp_path / "goal.png", picture)
+    limits = "{low: [-0.2, -1], high: [0.1, 1], held: [1], dead_zone: [0, 0.4]}"
+    trace = plan(tiny_checkpoint_path, goal, tmp_path / "out", "--budget", "10", "--actions", limits)
+    action = np.array([step["action"] for step in trace["steps"]])
+    assert (action[:, 0] >= -0.2).all() and (action[:, 0] <= 0.1).all() and np.ptp(action[:, 0]) > 0
+    blocks = action[:, 1].reshape(-1, 5)
+    assert (blocks == blocks[:, :1]).all() and ((blocks == 0) | (np.abs(blocks) >= 0.4)).all()
+
+
+@pytest.mark.parametrize(
+    "limits, expected",
+    [("{hold: [1]}", "actions.hold is unknown; did you mean actions.held"), ("[1, 2]", "actions must be a mapping")],
+)
+def test_limits_that_are_none_are_refused_in_a_sentence(
+    limits: str, expected: str, tiny_checkpoint_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["plan", "--checkpoint", str(tiny_checkpoint_path), "--goal", "goal.png", "--actions", limits])
+    assert stopped.value.code == 2 and expected in capsys.readouterr().err
+
+
 def test_a_goal_state_ends_the_episode_at_success(
     picture: np.ndarray, tiny_checkpoint_path: Path, tmp_path: Path
 ) -> None:
@@ -125,6 +147,7 @@ def test_a_goal_state_ends_the_episode_at_success(
         (["--task", "tworoom"], "unknown task 'tworoom'"),
         (["--budget", "0"], "budget"),
         (["--device", "tpu9"], "tpu9"),
+        (["--actions", "{low: [-0.1]}"], "actions.low has 1 numbers; this model's actions have 2"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_in_a_sentence(

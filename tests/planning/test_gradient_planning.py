@@ -5,7 +5,8 @@ import torch
 from toy_models import toy_checkpoint, toy_head, toy_model
 
 from lewm.nets.predictors import MLPConfig, PredictorConfig, RotaryConfig
-from lewm.planning.agent import Agent, action_box
+from lewm.planning.action_limits import action_box
+from lewm.planning.agent import Agent
 from lewm.planning.costs import CostConfig, GoalCost, Situation
 from lewm.planning.fast_rollout import prepare
 from lewm.world_model import WorldModel

@@ -14,7 +14,8 @@ from torch import Tensor
 from toy_models import toy_checkpoint, toy_model
 
 from lewm.nets.predictors import ACConfig, DinoWMConfig, MLPConfig, PredictorConfig, RotaryConfig
-from lewm.planning.agent import Agent, action_box
+from lewm.planning.action_limits import action_box
+from lewm.planning.agent import Agent
 from lewm.planning.costs import CostConfig, GoalCost, Situation
 from lewm.planning.fast_rollout import prepare
 from lewm.planning.graph import Captured, CudaCapture, PlanGraphs, Rerun, padded_size, plan_graphs

@@ -14,7 +14,8 @@ from lewm.evaluate.evaluate import EvaluateConfig, evaluate
 from lewm.evaluate.manifest import GoalSet, Manifest, Problem
 from lewm.evaluate.methods import InverseModelConfig, PlanConfig, labels, make_policy
 from lewm.evaluate.runner import run_batch
-from lewm.planning.agent import Agent, action_box
+from lewm.planning.action_limits import action_box
+from lewm.planning.agent import Agent
 from lewm.planning.costs import CostConfig
 from lewm.planning.informed_start import Follow, informed_start, propose
 from lewm.planning.policy import AgentPolicy

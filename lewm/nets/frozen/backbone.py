@@ -54,6 +54,12 @@ class Backbone:
         return len(self.preprocess.mean)
 
 
+def forward(net: nn.Module, pixels_BCYX: Tensor) -> Tensor:
+    """`Backbone.tokens` of a network that gives them itself."""
+    token_BKD: Tensor = net(pixels_BCYX)
+    return token_BKD
+
+
 Opener = Callable[[str, Path, Mapping[str, Any], int | None], Backbone]
 """(family, folder, its config.json, wanted size) -> backbone: a row of `FROZEN_FAMILIES`."""
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lewm.nets.frozen.backbone import Backbone
 from lewm.nets.frozen.families import FROZEN_FAMILIES
 from lewm.nets.frozen.folder import locate, read_config
+from lewm.nets.frozen.picture import PIXELS, open_picture
 from lewm.nets.pixels import resize
 
 
@@ -20,7 +21,7 @@ class FrozenConfig:
 
     name: Literal["frozen"] = "frozen"
     path: str = ""
-    """Folder of the encoder (transformers' layout, or a checkpoint of lewm), or its name on the hub."""
+    """Folder of the encoder (transformers' layout, one of lewm), its name on the hub, or pixels: the picture itself."""
     grid: int = 4
     """Tokens per side: patches are averaged down to grid x grid of them; 1 is one token per frame."""
     size: int | None = None
@@ -141,6 +142,8 @@ def open_backbone(config: FrozenConfig) -> Backbone:
 
     Raises ValueError, FileNotFoundError or ImportError, one sentence each.
     """
+    if config.path == PIXELS:
+        return open_picture(config.grid, config.size)
     folder = locate(config.path)
     raw = read_config(folder)
     family = raw.get("model_type") or raw.get("format")

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lewm.nets.frozen.backbone import Backbone, Preprocess
+from lewm.nets.frozen.backbone import Backbone, Preprocess, forward
 from lewm.nets.frozen.folder import weight_files, weights_sha256
 from lewm.nets.pretrained import load_pretrained_encoder
 from lewm.schema import build
@@ -42,7 +42,7 @@ def open_own(family: str, folder: Path, raw: Mapping[str, Any], size: int | None
     return Backbone(
         family,
         net.float().eval().requires_grad_(False),
-        _forward,
+        forward,
         math.isqrt(tokens),
         width,
         Preprocess(trained, mean, std, "bilinear"),
@@ -57,12 +57,7 @@ def open_pretrained(family: str, folder: Path, raw: Mapping[str, Any], size: int
     if size not in (None, about.size):
         raise ValueError(f"encoder.size is {size}; the encoder of {folder} only sees {about.size} pixels: leave it out")
     preprocess = Preprocess(about.size, about.pixel_mean, about.pixel_std, "bilinear")
-    return Backbone(family, net.float(), _forward, net.side, net.width, preprocess, weights_sha256(folder))
-
-
-def _forward(net: nn.Module, pixels_BCYX: Tensor) -> Tensor:
-    token_BKD: Tensor = net(pixels_BCYX)
-    return token_BKD
+    return Backbone(family, net.float(), forward, net.side, net.width, preprocess, weights_sha256(folder))
 
 
 def _tensors(folder: Path, prefix: str) -> dict[str, Tensor]:
