@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import lewm
-from lewm import cli
+from lewm import cli, commands_plan
 from lewm.config import RunConfig, dump, load, with_seed
 from lewm.data.store import Store
 from lewm.schema import describe
@@ -188,7 +188,7 @@ def test_shell_completion(name: str, capsys: Capture) -> None:
 
 
 def test_numbers() -> None:
-    assert cli.numbers("0.2,-3") == (0.2, -3.0)
+    assert commands_plan.numbers("0.2,-3") == (0.2, -3.0)
 
 
 def test_start_states_that_are_no_numbers(capsys: Capture) -> None:
