@@ -40,6 +40,26 @@ def objectives(args: argparse.Namespace) -> None:
     print(f"{text}\n\ntable {args.out / 'table.md'}")
 
 
+def add_encoders(sub: argparse.ArgumentParser) -> None:
+    """Options of `lewm compare encoders`."""
+    sub.add_argument("comparison", help="two_room, reacher (configs/encoders/), or a YAML file")
+    sub.add_argument("--rows", nargs="+", default=[], metavar="NAME", help="rows of the comparison (default: all)")
+    sub.add_argument("--out", type=Path, required=True, help="folder of all rows")
+    add_device(sub)
+    add_json(sub)
+    sub.set_defaults(takes_overrides=True)
+
+
+def encoders(args: argparse.Namespace) -> None:
+    """Frozen encoders and one trained end to end."""
+    from lewm.compare.encoders import compare_encoders, load_config, table
+    from lewm.pipeline import pick_device
+
+    rows = compare_encoders(load_config(args.comparison), args.rows, args.out, pick_device(args.device), args.overrides)
+    write_rows(args.json, rows)
+    print(f"{table(rows)}\n\ntable {args.out / 'table.md'}")
+
+
 def add_runs(sub: argparse.ArgumentParser) -> None:
     """Options of `lewm compare runs`."""
     sub.add_argument("runs", type=Path, nargs=2, metavar="RUN", help="folders that `lewm evaluate` wrote: A, then B")
@@ -90,6 +110,13 @@ COMPARISONS: tuple[Row, ...] = (
         "objectives on the same recordings",
         "Train every objective with the same network and budget, probe it, plan with it. Resumable. Any key of the run "
         "can be overridden by its dotted name, such as --train.steps 500.",
+    ),
+    (
+        encoders,
+        add_encoders,
+        "frozen encoders and one trained end to end, on the same recordings",
+        "Pretrain every encoder that asks for it, freeze it, train a predictor on its tokens, probe it, plan with it. "
+        "Resumable. Any key of the run can be overridden for all rows by its dotted name, such as --train.steps 500.",
     ),
     (
         runs,

@@ -3,7 +3,7 @@
 import json
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from lewm.config import RunConfig, dump
 from lewm.data.store import Store, split_episodes
 from lewm.data.windows import Windows
 from lewm.evaluate.evaluate import held_out_manifests
+from lewm.evaluate.manifest import Manifest
 from lewm.evaluate.methods import PlanConfig, make_policy, within_budget
 from lewm.evaluate.runner import run_manifest
 from lewm.evaluate.statistics import wilson
@@ -32,6 +33,7 @@ from lewm.objectives.ema import EmaConfig
 from lewm.objectives.reconstruction import ReconstructionConfig
 from lewm.objectives.simsiam import SimSiamConfig
 from lewm.objectives.teacher import TeacherConfig
+from lewm.planning.policy import Policy
 from lewm.probes import Health, probe_model
 from lewm.progress import Stage
 from lewm.schema import build, read_json, write_json
@@ -250,7 +252,7 @@ def compare_one(run: RunConfig, row: Recipe, store: Store, folder: Path, device:
         mlp_r2=end.mlp_r2,
         rollout_error=end.rollout_error,
         collapsed_at=collapse_step(curve.in_order()),
-        success=tuple(plan_with(run, checkpoint, store, folder)),
+        success=tuple(success for success, _, _ in plan_with(run, checkpoint, store, folder)),
         hardware=hardware(),
         torch=torch.__version__,
         condition_number=end.condition_number,
@@ -276,9 +278,12 @@ def measure_latent(model: WorldModel, run: RunConfig, store: Store, clips: int) 
     return probe_model(model, fit, test, tuple(meta.state_names), tuple(meta.angle_names), run.train.history)
 
 
-def plan_with(run: RunConfig, checkpoint: Checkpoint, store: Store, folder: Path) -> list[Success]:
-    """Success of the run's world-model planners on its goal sets."""
-    rows = []
+Planned = tuple[Success, Manifest, Policy]
+"""One planner on one goal set: how it went, the goals, and the policy that went for them."""
+
+
+def plan_with(run: RunConfig, checkpoint: Checkpoint, store: Store, folder: Path) -> Iterator[Planned]:
+    """The run's world-model planners on its goal sets, one after the other; outcomes in `folder` are kept."""
     planned = [method for method in run.evaluate.methods if isinstance(method, PlanConfig)]
     methods = [within_budget(method, checkpoint, run.evaluate.threads, quiet=False) for method in planned]
     for manifest in held_out_manifests(run.evaluate, store, checkpoint, folder / "evaluation"):
@@ -290,5 +295,4 @@ def plan_with(run: RunConfig, checkpoint: Checkpoint, store: Store, folder: Path
                 outcomes = run_manifest(policy, manifest, log, json.dumps(asdict(method)), run.evaluate.batch)
                 stage.update(len(outcomes))
             n, reached = len(outcomes), sum(o.success for o in outcomes)
-            rows.append(Success(goals, method.name, n, reached, reached / n, *wilson(reached, n)))
-    return rows
+            yield Success(goals, method.name, n, reached, reached / n, *wilson(reached, n)), manifest, policy

@@ -1,0 +1,305 @@
+"""`lewm compare encoders`: frozen encoders and one trained end to end, on the same recordings and goals.
+
+Every row is pretrained if it asks for that, its features are cached, a predictor is trained on them, and it is probed,
+imagined with and planned with. Resumable: every stage finds what an earlier call finished.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from lewm import config, pipeline
+from lewm.checkpoint import Checkpoint, load
+from lewm.compare.rows import Success
+from lewm.compare.run import plan_with
+from lewm.compare.summary import markdown
+from lewm.config import RunConfig
+from lewm.data.store import Store
+from lewm.evaluate.timing import hardware, time_plans
+from lewm.nets.frozen import FrozenConfig, frozen_in
+from lewm.nets.frozen.cache import cache_features, plan_features
+from lewm.pretrain import config as pretraining
+from lewm.pretrain.loop import pretrain
+from lewm.schema import SchemaError, build, read_json, write_json
+from lewm.study import probes, rollout
+from lewm.study.bootstrap import Estimate
+from lewm.study.subject import make_subject, read_frames
+
+PROBES = probes.ProbesConfig(frames=8_000, test_frames=3_000, steps=1_000)
+"""What factors are read out with."""
+IMAGINED = 5
+"""Blocks that futures are imagined for."""
+
+
+@dataclass(frozen=True)
+class EncoderRow:
+    """One encoder."""
+
+    name: str
+    """Name in the table, and of the row's folder."""
+    pretrain: str | None = None
+    """Pretraining run (a shipped name or a YAML file) whose encoder is frozen; null for rows without one."""
+    pretrain_set: dict[str, Any] = field(default_factory=dict)
+    """Keys of the pretraining run that are changed, by dotted name."""
+    set: dict[str, Any] = field(default_factory=dict)
+    """Keys of the run that are changed, by dotted name; the path of a pretrained encoder is filled in."""
+
+
+@dataclass(frozen=True)
+class EncodersConfig:
+    """A comparison."""
+
+    run: str
+    """Run that all rows start from: a shipped name or a YAML file."""
+    rows: tuple[EncoderRow, ...]
+    """What is compared."""
+    set: dict[str, Any] = field(default_factory=dict)
+    """Keys of the run that are changed in every row, by dotted name."""
+
+    def __post_init__(self) -> None:
+        names = [row.name for row in self.rows]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"rows are {names}; a comparison needs at least one, each with its own name")
+
+
+@dataclass(frozen=True)
+class EncoderResult:
+    """What was measured of one encoder, on held-out episodes."""
+
+    task: str
+    encoder: str
+    """Name of the row."""
+    seed: int
+    """Of the training, the held-out split and the goals."""
+    tokens: int
+    """Tokens per frame."""
+    width: int
+    """Numbers per token."""
+    trained_parameters: int
+    """Of the world model; heads not counted."""
+    frozen_parameters: int
+    """Of the encoder that is not trained with it."""
+    pretrain_steps: int
+    """0 for an encoder without pretraining."""
+    pretrain_cpu_minutes: float | None
+    """CPU time of the pretraining; None without one."""
+    cache_cpu_minutes: float | None
+    """CPU time of computing all features once; None for a trained encoder."""
+    train_steps: int
+    train_cpu_minutes: float
+    """CPU time of training the world model and its heads."""
+    linear_r2: dict[str, Estimate | None]
+    """Of a linear probe by state factor (angles as cosine and sine); None for one that does not vary."""
+    mlp_r2: dict[str, Estimate | None]
+    """The same for an MLP."""
+    latent_error: tuple[float, ...]
+    """Mean squared error of imagined latents after 1, 2, ... blocks over the latents' variance: within a row only."""
+    state_error: dict[str, tuple[float, ...]]
+    """Root mean squared error of what a linear probe decodes from imagined latents, in the state's units, by entry and
+    blocks ahead; empty for latents too wide to be decoded."""
+    success: tuple[Success, ...]
+    """Every planner on every goal set."""
+    plan_ms_p50: tuple[float, ...]
+    """Milliseconds per plan, frames to action, one problem at a time, in the order of `success`."""
+    threads: int
+    """Torch threads while timing."""
+    hardware: str
+    torch: str
+
+
+def shipped() -> dict[str, Path]:
+    """The comparisons that come with lewm, by name: beside the package in a checkout, inside it in a wheel."""
+    package = Path(__file__).parent.parent
+    folders = [folder / "configs" / "encoders" for folder in (package, package.parent)]
+    return {path.stem: path for folder in folders if folder.is_dir() for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_config(name: str | Path) -> EncodersConfig:
+    """A comparison by path or shipped name. Raises FileNotFoundError, and SchemaError naming the key."""
+    path = Path(name) if Path(name).is_file() else shipped().get(str(name))
+    if path is None:
+        raise FileNotFoundError(f"no comparison {name}: give a YAML file, or one of {', '.join(shipped())}")
+    data = yaml.safe_load(path.read_text())
+    if not isinstance(data, dict):
+        raise SchemaError(f"{path} must hold a mapping of settings, not {data!r}")
+    return build(EncodersConfig, data, str(path))
+
+
+def words(changes: Mapping[str, Any]) -> list[str]:
+    """Changes by dotted key as the command line has them."""
+    return [word for key, value in changes.items() for word in (f"--{key}", json.dumps(value))]
+
+
+def compare_encoders(
+    comparison: EncodersConfig, names: Sequence[str], out: Path, device: torch.device, overrides: Sequence[str] = ()
+) -> list[EncoderResult]:
+    """Make and measure the rows of these names (all for none); finished ones in `out` are kept.
+
+    overrides: further changes of every row's run. Raises ValueError for an unknown name, SchemaError for a wrong key,
+    and RuntimeError for a finished row of other settings.
+    """
+    known = [row.name for row in comparison.rows]
+    if wrong := [name for name in names if name not in known]:
+        raise ValueError(f"no row is called {wrong[0]!r}; there are {', '.join(known)}")
+    rows = [row for row in comparison.rows if not names or row.name in names]
+    runs = {row.name: _run_of(comparison, row, out, overrides) for row in rows}
+    for row in rows:
+        _claim(row, runs[row.name], out / row.name)
+    results = []
+    for row in rows:
+        path = out / row.name / "row.json"
+        if not path.exists():
+            print(f"== {runs[row.name].task}, {row.name}")
+            store = pipeline.record(runs[row.name], out / "data", processes=1)
+            write_json(asdict(_measure(row, runs[row.name], store, out / row.name, device)), path)
+        results.append(build(EncoderResult, read_json(path), str(path)))
+        (out / "table.md").write_text(table(results) + "\n")
+    return results
+
+
+def _run_of(comparison: EncodersConfig, row: EncoderRow, out: Path, overrides: Sequence[str]) -> RunConfig:
+    run = config.load(comparison.run, [*words(comparison.set | row.set), *overrides])
+    if row.pretrain is None:
+        return run
+    pretraining.load(row.pretrain, words(row.pretrain_set))  # refuse a wrong key before any work
+    if not isinstance(run.model.encoder, FrozenConfig):
+        raise ValueError(
+            f"row {row.name} pretrains an encoder, but its model.encoder is {run.model.encoder.name}: set it to "
+            "{name: frozen, grid: 4}"
+        )
+    encoder = replace(run.model.encoder, path=str(out / row.name / "pretrain" / "encoder"))
+    return replace(run, model=replace(run.model, encoder=encoder))
+
+
+def _claim(row: EncoderRow, run: RunConfig, folder: Path) -> None:
+    """Keep the settings of a row, or refuse a folder that was begun with others."""
+    ours = json.loads(json.dumps({"row": asdict(row), "run": asdict(run)}))
+    path = folder / "settings.json"
+    if path.exists() and read_json(path) != ours:
+        raise RuntimeError(f"{folder} was begun with other settings; choose another --out, or delete it")
+    write_json(ours, path)
+
+
+@contextmanager
+def _timed(folder: Path, what: str) -> Iterator[None]:
+    """Add the CPU time of a stage to the folder's `cpu_seconds.json`; a stage that is killed loses its own."""
+    path, began = folder / "cpu_seconds.json", time.process_time()
+    yield
+    spent = read_json(path) if path.exists() else {}
+    write_json(spent | {what: spent.get(what, 0.0) + time.process_time() - began}, path)
+
+
+def _measure(row: EncoderRow, run: RunConfig, store: Store, folder: Path, device: torch.device) -> EncoderResult:
+    """Pretrain, cache, train, probe, imagine, plan."""
+    steps, frozen_parameters = 0, 0
+    if row.pretrain is not None:
+        prerun = pretraining.load(row.pretrain, words(row.pretrain_set))
+        steps = prerun.train.steps
+        with _timed(folder, "pretrain"):
+            pretrain(prerun, store, folder / "pretrain", device)
+    if isinstance(run.model.encoder, FrozenConfig):
+        with _timed(folder, "cache"):
+            cache_features(plan_features(store, run.model.encoder, "float16", device))
+    with _timed(folder, "train"):
+        path = pipeline.fit(run, store, folder, device)
+    checkpoint = load(path, str(device))
+    model, frozen = checkpoint.model, frozen_in(checkpoint.model.encoder)
+    if frozen is not None:
+        frozen_parameters = sum(p.numel() for p in frozen.backbone.net.parameters())
+    linear, mlp = _probe(checkpoint, store)
+    imagined = rollout.measure(make_subject(checkpoint, store), rollout.RolloutConfig(horizon=IMAGINED)).rows
+    errors: dict[str, list[float]] = {}
+    for each in imagined:
+        errors.setdefault(each.quantity, []).append(each.error.value if each.error is not None else float("nan"))
+    latent = tuple(errors.pop(rollout.LATENT_ERROR))
+    success, times = [], []
+    for reached, manifest, policy in plan_with(run, checkpoint, store, folder):
+        success.append(reached)
+        times.append(time_plans(policy, manifest, run.evaluate.timed_plans, run.evaluate.threads).plan_ms_p50)
+    spent = {what: seconds / 60 for what, seconds in read_json(folder / "cpu_seconds.json").items()}
+    return EncoderResult(
+        task=run.task,
+        encoder=row.name,
+        seed=run.train.seed,
+        tokens=model.tokens,
+        width=model.latent_dim,
+        trained_parameters=sum(p.numel() for p in model.parameters()),
+        frozen_parameters=frozen_parameters,
+        pretrain_steps=steps,
+        pretrain_cpu_minutes=spent.get("pretrain"),
+        cache_cpu_minutes=spent.get("cache"),
+        train_steps=run.train.steps,
+        train_cpu_minutes=spent["train"],
+        linear_r2=linear,
+        mlp_r2=mlp,
+        latent_error=latent,
+        state_error={name: tuple(values) for name, values in errors.items()},
+        success=tuple(success),
+        plan_ms_p50=tuple(times),
+        threads=run.evaluate.threads,
+        hardware=hardware(),
+        torch=torch.__version__,
+    )
+
+
+def _probe(checkpoint: Checkpoint, store: Store) -> tuple[dict[str, Estimate | None], dict[str, Estimate | None]]:
+    """R2 by factor of linear and of MLP probes."""
+    subject, meta = make_subject(checkpoint, store), store.meta
+    features = {probes.LATENT: probes.latent_feature(checkpoint.model)}
+    rng = np.random.default_rng(PROBES.seed)
+    fit = read_frames(subject, subject.train_ids, features, PROBES.frames, rng, "read to fit")
+    test = read_frames(subject, subject.held_ids, features, PROBES.test_frames, rng, "read to score")
+    found = probes.score(fit, test, tuple(meta.state_names), tuple(meta.angle_names), PROBES, meta.task, quiet=False)
+    linear, mlp = ({r.factor: r.r2 for r in found if r.probe == probe} for probe in (probes.LINEAR, probes.MLP))
+    return linear, mlp
+
+
+def table(results: Sequence[EncoderResult]) -> str:
+    """Two Markdown tables: what every encoder knows and costs, and what planning with it reaches."""
+    if not results:
+        return "no rows"
+    first = results[0]
+    head = ["encoder", "tokens", "trained / frozen parameters", "pretraining, features, training: CPU minutes"]
+    head += ["worst R2, linear / MLP", f"state error after 1 and {len(first.latent_error)} blocks"]
+    lines = []
+    for x in results:
+        minutes = [x.pretrain_cpu_minutes, x.cache_cpu_minutes, x.train_cpu_minutes]
+        cells = [f"{x.tokens} x {x.width}", f"{x.trained_parameters:,} / {x.frozen_parameters:,}"]
+        cells.append(", ".join("-" if m is None else f"{m:.1f}" for m in minutes))
+        cells.append(f"{_worst(x.linear_r2)} / {_worst(x.mlp_r2)}")
+        cells.append(f"{_rms(x.state_error, 0)}, {_rms(x.state_error, -1)}")
+        lines.append([x.encoder, *cells])
+    plans = [f"{s.goals} {s.method}" for s in first.success]
+    reached = [[x.encoder, *(_reached(s, ms) for s, ms in zip(x.success, x.plan_ms_p50, strict=True))] for x in results]
+    caption = f"{first.task}, seed {first.seed}, {first.success[0].n} held-out goals per set"
+    return "\n\n".join(
+        [
+            f"{caption}. State error: root mean square over its entries, read out of imagined latents linearly.",
+            markdown(head, lines),
+            f"Goals reached in % with their Wilson 95 % intervals, and milliseconds per plan ({first.threads} thread"
+            f"{'s' * (first.threads > 1)}, p50):",
+            markdown(["encoder", *plans], reached),
+        ]
+    )
+
+
+def _reached(success: Success, plan_ms: float) -> str:
+    return f"{100 * success.success:.0f} ({100 * success.low:.0f}-{100 * success.high:.0f}), {plan_ms:.1f} ms"
+
+
+def _worst(r2: Mapping[str, Estimate | None]) -> str:
+    """The factor that is read out worst."""
+    return f"{min(estimate.value for estimate in r2.values() if estimate is not None):.3f}"
+
+
+def _rms(errors: Mapping[str, Sequence[float]], at: int) -> str:
+    """Over the entries of the state."""
+    return f"{np.sqrt(np.mean([values[at] ** 2 for values in errors.values()])):.3f}" if errors else "-"
