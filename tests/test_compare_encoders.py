@@ -137,7 +137,7 @@ def test_wrong_requests_are_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(SchemaError, match=r"train\.stebs is unknown"):
         compare_encoders(wrong, [], tmp_path, CPU)
     wrong = replace(comparison, rows=(EncoderRow("a", "two_room_vjepa2"),))
-    with pytest.raises(ValueError, match="row a pretrains an encoder, but its model.encoder is conv: set it to"):
+    with pytest.raises(ValueError, match=r"row a pretrains an encoder, but its model\.encoder is conv: set it to"):
         compare_encoders(wrong, [], tmp_path, CPU)
     with pytest.raises(FileNotFoundError, match=r"no comparison two_rooms: give a YAML file, or one of .*two_room"):
         load_config("two_rooms")
