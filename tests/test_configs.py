@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_encoders import save_encoder
+from small_encoders import PATCH, SIZE, save_encoder
 from task_rows import needs
 
 import envs
@@ -13,7 +13,9 @@ from lewm import config, pipeline
 from lewm.checkpoint import load
 from lewm.evaluate.methods import PlanConfig
 from lewm.nets.frozen import FrozenConfig
+from lewm.nets.predictors import ACConfig
 from lewm.planning.agent import Agent
+from lewm.planning.observation import measured_in
 
 RUNS = [pytest.param(name, marks=needs(config.load(name).task)) for name in sorted(config.shipped())]
 
@@ -30,8 +32,12 @@ def test_every_shipped_run_works_from_recording_to_action(name: str, tmp_path: P
         proposal=replace(run.proposal, steps=min(run.proposal.steps, 2), batch=4),
     )
     if isinstance(run.model.encoder, FrozenConfig):  # whose weights would have to be downloaded
-        encoder = replace(run.model.encoder, path=str(save_encoder("dinov2", tmp_path / "encoder")))
+        family = "vjepa2" if "vjepa2" in run.model.encoder.path else "dinov2"
+        path, grid = save_encoder(family, tmp_path / "encoder"), min(run.model.encoder.grid, SIZE // PATCH)
+        encoder = replace(run.model.encoder, path=str(path), grid=grid)
         run = replace(run, model=replace(run.model, encoder=encoder))
+    if isinstance(run.model.predictor, ACConfig):  # 24 blocks of width 1024 are a matter of minutes and gigabytes
+        run = replace(run, model=replace(run.model, predictor=replace(run.model.predictor, layers=2)))
     store = pipeline.record(run, tmp_path / "data", processes=1, quiet=True)
     path = pipeline.fit(run, store, tmp_path, torch.device("cpu"), quiet=True)
     assert config.load(tmp_path / "config.yaml") == run
@@ -43,5 +49,5 @@ def test_every_shipped_run_works_from_recording_to_action(name: str, tmp_path: P
     env = envs.make(run.task, **run.settings)
     pixels, info = env.reset(seed=0)
     agent.reset(env.goal_image(info["goal_state"]))
-    assert env.action_space.contains(agent.act(pixels))
+    assert env.action_space.contains(agent.act(pixels, proprio=measured_in(agent.model, [env.state])))
     env.close()

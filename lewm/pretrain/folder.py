@@ -51,8 +51,8 @@ Measured on held-out episodes at the end of the training (linear probes of the r
 
 Written by lewm {header.lewm_version}. Train a world model on it:
 
-    lewm train RUN --data STORE --out OUT --model.encoder '{{name: pretrained, path: THIS_FOLDER, grid: 4}}' \\
-      --model.predictor '{{name: rotary}}'
+    lewm train RUN --data STORE --out OUT --model.encoder '{{name: frozen, path: THIS_FOLDER, grid: 4}}' \\
+      --model.predictor '{{name: ac}}' --objective '{{name: prediction}}'
 
 ```python
 from lewm.nets.pretrained import load_pretrained_encoder

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 from dataclasses import replace
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from lewm import cli, distributed
 from lewm.checkpoint import load, save_checkpoint
 from lewm.config import RunConfig, dump
+from lewm.config import load as load_run_config
 from lewm.data.store import Store
 from lewm.nets.encoders import FrozenConfig, build_encoder
 from lewm.nets.predictors import RotaryConfig
@@ -94,7 +96,12 @@ def test_what_a_run_writes(encoder_folder: Path, tiny_store: Store) -> None:
     header = json.loads((encoder_folder / "config.json").read_text())
     assert (header["method"], header["task"], header["pretrained"]["size"]) == ("ijepa", "two_room", 32)
     assert header["training"]["train"]["steps"] == 6
-    assert "pretrained, path: THIS_FOLDER" in (encoder_folder / "README.md").read_text()
+    card = (encoder_folder / "README.md").read_text().replace("\\\n", "")
+    command = next(line for line in card.splitlines() if line.startswith("    lewm train RUN"))
+    words = shlex.split(command)[2:]
+    assert words[:5] == ["RUN", "--data", "STORE", "--out", "OUT"]
+    run = load_run_config("two_room", words[5:])
+    assert run.model.encoder == FrozenConfig(path="THIS_FOLDER", grid=4) and run.objective == PredictionOnlyConfig()
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(out / "tensorboard"))
