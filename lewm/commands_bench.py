@@ -254,6 +254,38 @@ def door(args: argparse.Namespace) -> None:
     print(table(rows))
 
 
+def add_budget(sub: argparse.ArgumentParser) -> None:
+    """Options of `lewm bench budget`."""
+    add_run(sub)
+    sub.add_argument("--data", type=Path, metavar="STORE", help="recordings of that run (default: recorded into OUT)")
+    sub.add_argument("--out", type=Path, help="folder of all trainings; a killed one is continued")
+    sub.add_argument("--target", type=float, default=0.9, help="share of the goals to reach (default 0.9)")
+    sub.add_argument(
+        "--ladder",
+        type=int,
+        nargs="+",
+        default=[50, 100, 200, 400, 800, 1600],
+        metavar="STEPS",
+        help="optimiser steps of the trainings, rising (default 50 100 200 400 800 1600)",
+    )
+    add_device(sub)
+    add_json(sub)
+    sub.set_defaults(takes_overrides=True, needs=("out",))
+
+
+def budget(args: argparse.Namespace) -> None:
+    """Minutes of training to a given success."""
+    run = load_run(args)
+    from lewm.bench.training_budget import bench_budget, table
+    from lewm.data.store import Store
+    from lewm.pipeline import pick_device, record
+
+    store = Store.open(args.data) if args.data else record(run, args.out / "data", processes=os.cpu_count() or 1)
+    rows = bench_budget(run, args.ladder, args.target, store, args.out, pick_device(args.device))
+    write_rows(args.json, rows)
+    print(table(rows))
+
+
 BENCHES: tuple[Row, ...] = (
     (
         plan,
@@ -299,6 +331,13 @@ BENCHES: tuple[Row, ...] = (
         "what a latent variable is worth",
         "Prediction error of a deterministic predictor and of two with a latent variable in task door, where chance "
         "redraws the door and elsewhere, on the frozen latents of one checkpoint.",
+    ),
+    (
+        budget,
+        add_budget,
+        "minutes of training to a given success",
+        "Whole trainings of more and more steps, each with its heads, until the run's first planner reaches the target "
+        "on held-out goals. Recording is left out of the minutes. Any key of the run can be overridden.",
     ),
     (
         front,

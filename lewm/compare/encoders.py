@@ -5,9 +5,7 @@ imagined with and planned with. Resumable: every stage finds what an earlier cal
 """
 
 import json
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from lewm.compare.run import plan_with
 from lewm.compare.summary import markdown
 from lewm.config import RunConfig
 from lewm.data.store import Store
-from lewm.evaluate.timing import hardware, time_plans
+from lewm.evaluate.timing import hardware, keep_time, kept_times, time_plans
 from lewm.nets.frozen import FrozenConfig, frozen_in
 from lewm.nets.frozen.cache import cache_features, plan_features
 from lewm.pretrain import config as pretraining
@@ -188,27 +186,18 @@ def _claim(row: EncoderRow, run: RunConfig, folder: Path) -> None:
     write_json(ours, path)
 
 
-@contextmanager
-def _timed(folder: Path, what: str) -> Iterator[None]:
-    """Add the CPU time of a stage to the folder's `cpu_seconds.json`; a stage that is killed loses its own."""
-    path, began = folder / "cpu_seconds.json", time.process_time()
-    yield
-    spent = read_json(path) if path.exists() else {}
-    write_json(spent | {what: spent.get(what, 0.0) + time.process_time() - began}, path)
-
-
 def _measure(row: EncoderRow, run: RunConfig, store: Store, folder: Path, device: torch.device) -> EncoderResult:
     """Pretrain, cache, train, probe, imagine, plan."""
     steps, frozen_parameters = 0, 0
     if row.pretrain is not None:
         prerun = pretraining.load(row.pretrain, words(row.pretrain_set))
         steps = prerun.train.steps
-        with _timed(folder, "pretrain"):
+        with keep_time(folder, "pretrain"):
             pretrain(prerun, store, folder / "pretrain", device)
     if isinstance(run.model.encoder, FrozenConfig):
-        with _timed(folder, "cache"):
+        with keep_time(folder, "cache"):
             cache_features(plan_features(store, run.model.encoder, "float16", device))
-    with _timed(folder, "train"):
+    with keep_time(folder, "train"):
         path = pipeline.fit(run, store, folder, device)
     checkpoint = load(path, str(device))
     model, frozen = checkpoint.model, frozen_in(checkpoint.model.encoder)
@@ -223,8 +212,10 @@ def _measure(row: EncoderRow, run: RunConfig, store: Store, folder: Path, device
     success, times = [], []
     for reached, manifest, policy in plan_with(run, checkpoint, store, folder):
         success.append(reached)
-        times.append(time_plans(policy, manifest, run.evaluate.timed_plans, run.evaluate.threads).plan_ms_p50)
-    spent = {what: seconds / 60 for what, seconds in read_json(folder / "cpu_seconds.json").items()}
+        times.append(
+            time_plans(policy, manifest, run.evaluate.timed_plans, run.evaluate.threads, device.type).plan_ms_p50
+        )
+    spent = {stage: times.cpu_seconds / 60 for stage, times in kept_times(folder).items()}
     return EncoderResult(
         task=run.task,
         encoder=row.name,

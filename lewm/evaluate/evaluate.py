@@ -142,10 +142,10 @@ def evaluate(
                 key = _key(method, manifest, checkpoint, config.seed)
                 outcomes = run_manifest(policy, manifest, log, key, config.batch, report)
                 stage.done = len(outcomes)
-            times = time_plans(policy, manifest, config.timed_plans, config.threads)
+            device = checkpoint.model.device.type if checkpoint and isinstance(method, LearnedConfig) else "cpu"
+            times = time_plans(policy, manifest, config.timed_plans, config.threads, device)
             n, successes = len(outcomes), sum(o.success for o in outcomes)
             low, high = wilson(successes, n)
-            device = checkpoint.model.device.type if checkpoint and isinstance(method, LearnedConfig) else "cpu"
             row = ResultRow(
                 task=manifest.task,
                 goals=manifest.goals.name,
@@ -167,6 +167,7 @@ def evaluate(
                 kind=method.kind,
                 manifest=fingerprint(manifest),
                 commit=commit,
+                joules_per_plan=times.joules,
             )
             results.append(Evaluated(row, manifest, method, tuple(outcomes)))
     return results

@@ -45,6 +45,8 @@ class ResultRow:
     """Fingerprint of the manifest."""
     commit: str = field(default="", kw_only=True)
     """Revision of the code, `+changes` when edited."""
+    joules_per_plan: float | None = field(default=None, kw_only=True)
+    """Of the processors and the GPU that plans; None where they do not count it."""
 
 
 def save_results(rows: Sequence[ResultRow], path: Path) -> None:
@@ -62,7 +64,9 @@ def load_results(path: Path) -> list[ResultRow]:
 
 def table(rows: Sequence[ResultRow], marks: Mapping[tuple[str, str], str] | None = None, legend: str = "") -> str:
     """The rows as aligned text. marks: what a column says of a goal set and method, explained by `legend`."""
-    header = ("goals", "method", "planner", "success", "95 % interval", "n", "ms/plan p50", "p95", "encoder")
+    counted = any(row.joules_per_plan is not None for row in rows)
+    header: tuple[str, ...] = ("goals", "method", "planner", "success", "95 % interval", "n", "ms/plan p50", "p95")
+    header += ("encoder", "J/plan") if counted else ("encoder",)
     lines = [header if marks is None else (*header, "difference")]
     for row in rows:
         search = f"{row.planner} {row.candidates}x{row.iterations}x{row.horizon}" if row.candidates else "-"
@@ -77,6 +81,7 @@ def table(rows: Sequence[ResultRow], marks: Mapping[tuple[str, str], str] | None
                 f"{row.plan_ms_p50:.2f}",
                 f"{row.plan_ms_p95:.2f}",
                 f"{row.encode_ms_p50:.2f}",
+                *(("-" if row.joules_per_plan is None else f"{row.joules_per_plan:.3f}",) if counted else ()),
                 *(() if marks is None else (marks[row.goals, row.method],)),
             )
         )

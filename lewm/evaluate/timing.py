@@ -5,15 +5,17 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 
+from lewm.evaluate.energy import EnergyMeter
 from lewm.evaluate.manifest import Manifest, stand
 from lewm.planning.policy import Policy, Start
+from lewm.schema import build, read_json, write_json
 
 WARMUP = 5
 """Plans that are made and thrown away before measuring."""
@@ -29,6 +31,8 @@ class PlanTimes:
     """The encoder's share of it (0 for methods without one)."""
     plans: int
     threads: int
+    joules: float | None = None
+    """Per plan, of everything the devices did meanwhile; None where they count nothing, see `lewm.evaluate.energy`."""
 
 
 @contextmanager
@@ -42,12 +46,13 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def time_plans(policy: Policy, manifest: Manifest, plans: int = 50, threads: int = 1) -> PlanTimes:
+def time_plans(policy: Policy, manifest: Manifest, plans: int = 50, threads: int = 1, device: str = "cpu") -> PlanTimes:
     """Time single-problem planning on the manifest's starts, `threads` torch threads, warm-up excluded.
 
     Only steps at which the policy really plans count; rendering does not.
     """
-    total, encode = [], []
+    total, encode, used = [], [], []
+    meter = EnergyMeter.of(device)
     with torch_threads(threads):
         for i in range(min(WARMUP + plans, 10 * len(manifest.problems))):
             problem = manifest.problems[i % len(manifest.problems)]
@@ -55,14 +60,18 @@ def time_plans(policy: Policy, manifest: Manifest, plans: int = 50, threads: int
             past, actions = np.array(problem.past_states), np.array(problem.actions)
             policy.start([Start(i, task, np.array(problem.goal_state), past, actions)])
             pixels = task.render()[None]
-            start = time.perf_counter()
+            before, start = meter.joules(), time.perf_counter()
             policy.act(pixels, np.ones(1, bool))
             total.append(1000 * (time.perf_counter() - start))
+            after = meter.joules()
+            if before is not None and after is not None:
+                used.append(after - before)
             agent = getattr(policy, "agent", None)
             encode.append(agent.last.encode_ms if agent is not None else 0.0)
             task.close()
     p50, p95 = np.percentile(total[WARMUP:], [50, 95])
-    return PlanTimes(float(p50), float(p95), float(np.median(encode[WARMUP:])), len(total) - WARMUP, threads)
+    joules = float(np.mean(used[WARMUP:])) if used else None
+    return PlanTimes(float(p50), float(p95), float(np.median(encode[WARMUP:])), len(total) - WARMUP, threads, joules)
 
 
 def hardware() -> str:
@@ -80,6 +89,35 @@ def hardware() -> str:
 def load_average() -> float | None:
     """Processes that wanted to run, mean of the last minute: what else the machine is doing. None where unknown."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a stage took, over all calls that worked on it."""
+
+    seconds: float
+    """On the wall."""
+    cpu_seconds: float
+    """Of this process, all threads together."""
+
+
+@contextmanager
+def keep_time(folder: Path, stage: str) -> Iterator[None]:
+    """Add what a stage takes to `folder/spent.json`; a call that is killed loses its own part."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    yield
+    known = kept_times(folder)
+    before = known.get(stage, Spent(0.0, 0.0))
+    seconds = before.seconds + time.perf_counter() - wall
+    known[stage] = Spent(seconds, before.cpu_seconds + time.process_time() - cpu)
+    write_json({name: asdict(spent) for name, spent in known.items()}, folder / "spent.json")
+
+
+def kept_times(folder: Path) -> dict[str, Spent]:
+    """What `keep_time` kept, by stage; nothing for a fresh folder."""
+    path = folder / "spent.json"
+    saved = read_json(path) if path.exists() else {}
+    return {stage: build(Spent, spent, str(path), stage) for stage, spent in saved.items()}
 
 
 class Measured(Protocol):
