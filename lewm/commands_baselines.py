@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lewm.cli_shared import add_device, add_json
 
-KINDS = ("gcbc", "gcivl", "gciql", "hilp", "inverse")
+KINDS = ("gcbc", "gcivl", "gciql", "hilp", "inverse", "tdmpc2")
 
 
 def add_train_baseline(sub: argparse.ArgumentParser) -> None:

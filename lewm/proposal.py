@@ -77,8 +77,13 @@ class Proposal(PairHead):
         """
         left_B1 = left_B.minimum(self.longest)[:, None]
         features = torch.cat([self.pair(latent_BKD, goal_BKD), left_B1.log(), 1 / (1 + left_B1)], -1)
-        mean, raw = self.net(features).unflatten(-1, (2, self.config.horizon, -1)).unbind(-3)
-        return mean, self.config.min_std + F.softplus(raw)
+        return gaussian(self.net(features).unflatten(-1, (2, self.config.horizon, -1)), self.config.min_std, -3)
+
+
+def gaussian(answer: Tensor, min_std: float, dim: int = -2) -> tuple[Tensor, Tensor]:
+    """Mean and std, at least `min_std`, of a head's answer whose axis `dim` holds one half for each."""
+    mean, raw = answer.unbind(dim)
+    return mean, min_std + F.softplus(raw)
 
 
 def beta_nll(mean: Tensor, std: Tensor, target: Tensor, known: Tensor, beta: float) -> Tensor:

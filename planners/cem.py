@@ -42,6 +42,8 @@ class CEM:
     """Search std of the first iteration with a warm start, in units of the box's std."""
     keep_mean: bool = True
     """Whether candidate 0 of every iteration is the current mean."""
+    keep_seeds: bool = False
+    """Whether the seeds of the start are candidates of every iteration, and not of the first alone."""
     execute: Literal["mean", "best"] = "mean"
     """Execute the final mean (safer with a learned model) or the best candidate ever scored (exact models)."""
 

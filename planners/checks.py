@@ -40,19 +40,23 @@ class SearchConfig(Refitted, Protocol):
     @property
     def keep_mean(self) -> bool: ...
     @property
+    def keep_seeds(self) -> bool: ...
+    @property
     def execute(self) -> Literal["mean", "best"]: ...
 
 
 class Selecting(Sized, Protocol):
-    """The settings of planners that learn from their elites."""
+    """The settings of planners that may learn from their elites alone."""
+
+    @property
+    def elites(self) -> int | None: ...
+
+
+class Decaying(Sized, Protocol):
+    """The settings of planners with fewer and fewer candidates."""
 
     @property
     def elites(self) -> int: ...
-
-
-class Decaying(Selecting, Protocol):
-    """The settings of planners with fewer and fewer candidates."""
-
     @property
     def decay(self) -> float: ...
 
@@ -100,8 +104,8 @@ def check_config(config: SearchConfig) -> None:
 
 
 def check_elites(config: Selecting) -> None:
-    """Raise ValueError for more elites than candidates, or none."""
-    if not 1 <= config.elites <= config.candidates:
+    """Raise ValueError for more elites than candidates, or fewer than one; None takes no elites."""
+    if config.elites is not None and not 1 <= config.elites <= config.candidates:
         raise ValueError(
             f"{type(config).__name__}: elites is {config.elites}; it must lie in 1..{config.candidates}, the candidates"
         )

@@ -1,4 +1,4 @@
-"""Model-predictive path integral control: refit the search to all candidates, weighted by their cost."""
+"""Model-predictive path integral control: refit the search to its candidates, weighted by their cost."""
 
 from dataclasses import dataclass
 from math import ceil
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from planners.basis import check_smoothness, correlate
-from planners.checks import check_config, check_inputs
+from planners.cem import cheapest
+from planners.checks import check_config, check_elites, check_inputs, check_positive
 from planners.search import search
 from planners.types import ActionBox, CostFn, Need, Plan, WarmStart
 
@@ -26,6 +27,7 @@ class MPPI:
     Weights are softmax(-cost / temperature); in each problem and iteration the temperature is the one at which their
     effective sample size 1 / sum(w^2) is the fraction `ess` of the candidates, so the scale of the cost does not
     matter. The std adapts to the weighted candidates, as in TD-MPC2 (Hansen et al. 2024), unless told not to.
+    TD-MPC2's own rule is a temperature of 2 and elites of an eighth of the candidates, with `keep_seeds`.
     """
 
     needs: ClassVar[tuple[Need, ...]] = ()
@@ -39,7 +41,11 @@ class MPPI:
     iterations: int = 10
     """Rounds of draw, score, refit."""
     ess: float = 0.1
-    """Effective sample size of the weights, as a fraction of the candidates."""
+    """Effective sample size of the weights, as a fraction of the candidates, or of the elites where there are some."""
+    temperature: float | None = None
+    """Temperature in units of the cost, the same always; None: the one at which `ess` is met."""
+    elites: int | None = None
+    """Only so many of the cheapest candidates weigh anything; None: all of them."""
     adapt_std: bool = True
     """Whether the std follows the weighted candidates; else it stays that of the first iteration."""
     noise_beta: float = 0.0
@@ -56,16 +62,23 @@ class MPPI:
     """Search std of the first iteration with a warm start, in units of the box's std."""
     keep_mean: bool = True
     """Whether candidate 0 of every iteration is the current mean."""
+    keep_seeds: bool = False
+    """Whether the seeds of the start are candidates of every iteration, and not of the first alone."""
     execute: Literal["mean", "best"] = "mean"
     """Execute the final mean (safer with a learned model) or the best candidate ever scored (exact models)."""
 
     def __post_init__(self) -> None:
         check_config(self)
         check_smoothness(self)
-        if not 1 / self.candidates <= self.ess <= 1:
+        check_elites(self)
+        if self.temperature is not None:
+            check_positive(self, "temperature")
+            return
+        whole, size = ("candidates", self.candidates) if self.elites is None else ("elites", self.elites)
+        if not 1 / size <= self.ess <= 1:
             raise ValueError(
-                f"MPPI: ess is {self.ess}; it is a fraction of the candidates and must lie in "
-                f"[1/{self.candidates}, 1], so that at least one of them counts"
+                f"MPPI: ess is {self.ess}; it is a fraction of the {whole} and must lie in [1/{size}, 1], so that at "
+                "least one of them counts"
             )
 
     def plan(self, cost_fn: CostFn, noise_BINHA: Tensor, box: ActionBox, start: WarmStart | None = None) -> Plan:
@@ -75,7 +88,13 @@ class MPPI:
         return search(self, self._fit, cost_fn, noise_BINHA, box, start)
 
     def _fit(self, cost_BN: Tensor, action_BNHA: Tensor) -> tuple[Tensor, Tensor | None]:
-        mean_B1HA, std_B1HA = fit_weighted(ess_weights(cost_BN, self.ess), action_BNHA)
+        if self.elites is not None:
+            cost_BN, action_BNHA = cheapest(cost_BN, action_BNHA, self.elites)
+        if self.temperature is None:
+            weight_BN = ess_weights(cost_BN, self.ess)
+        else:
+            weight_BN = (gaps(cost_BN) / -self.temperature).softmax(1)
+        mean_B1HA, std_B1HA = fit_weighted(weight_BN, action_BNHA)
         return mean_B1HA, std_B1HA if self.adapt_std else None
 
 
@@ -88,6 +107,11 @@ def fit_weighted(weight_BN: Tensor, action_BNHA: Tensor) -> tuple[Tensor, Tensor
     return mean_B1HA, variance_B1HA.sqrt_()
 
 
+def gaps(cost_BN: Tensor) -> Tensor:
+    """gap_BN of every candidate to the cheapest; 0 for all where all failed."""
+    return (cost_BN - cost_BN.amin(1, keepdim=True)).nan_to_num_(nan=0.0, posinf=torch.inf)
+
+
 def ess_weights(cost_BN: Tensor, ess: float) -> Tensor:
     """weight_BN = softmax(-cost / temperature) with an effective sample size of ess x N, to about 2 %.
 
@@ -96,8 +120,7 @@ def ess_weights(cost_BN: Tensor, ess: float) -> Tensor:
     """
     target = ess * cost_BN.shape[1]
     info = torch.finfo(cost_BN.dtype)
-    # inf - inf where all failed: equal weights.
-    gap_BN = (cost_BN - cost_BN.amin(1, keepdim=True)).nan_to_num_(nan=0.0, posinf=torch.inf)
+    gap_BN = gaps(cost_BN)
     # With k = ceil(target), ESS >= k exp(-gap_k / temperature), and ESS <= k - 1 once candidate k weighs nothing: the
     # gap of candidate k brackets the temperature whatever the scale of the costs, outliers and failures included.
     unit_B1 = gap_BN.kthvalue(ceil(target), dim=1, keepdim=True).values.clamp_(info.tiny, info.max)

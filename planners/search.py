@@ -112,7 +112,7 @@ def search(
             best_actions.append(pick(action_BNHA, best_B1))
         old, new = (mean_B1HA, std_B1HA), fit(cost_BN, action_BNHA)
         mean_B1HA, std_B1HA = refit(config, old, new, best_cost_B1, min_std_A)
-        seeds_BSHA = None
+        seeds_BSHA = seeds_BSHA if config.keep_seeds else None
 
     best_cost_BI = torch.cat(best_costs, 1)
     action_B1HA = mean_B1HA.clamp(low_A, high_A)

@@ -128,7 +128,7 @@ class WarmStart:
     std_BHA: Tensor | None = None
     """How widely, raw action units; None: the planner's own std for warm starts."""
     seeds_BSHA: Tensor | None = None
-    """S sequences that are candidates of the first iteration as they are."""
+    """S sequences that are candidates of the first iteration as they are; of every one with `keep_seeds`."""
 
     def problems(self, rows: slice) -> Self:
         """The same for some of the problems."""

@@ -12,7 +12,17 @@ import torch
 from torch import Tensor
 
 from lewm.baselines.goal_data import GoalTransitions
-from lewm.baselines.heads import Actor, Value, check_goal_shares, check_settings, frozen, half_squared_error, members
+from lewm.baselines.heads import (
+    Actor,
+    Value,
+    check_goal_shares,
+    check_settings,
+    frozen,
+    half_squared_error,
+    members,
+    scaled_bounds,
+    weighted_mean,
+)
 from lewm.cost_to_go import expectile_loss
 from lewm.heads_training import Fit, HeadGroup, PairHead, Recorded, StepLoss, fit_head, follow
 from lewm.world_model import WorldModel
@@ -87,10 +97,14 @@ def critic_loss(quality_QB: Tensor, target_B: Tensor) -> Tensor:
     return (quality_QB - target_B).square().mean(1).sum()
 
 
-def ddpg_bc_loss(quality_QB: Tensor, error_B: Tensor, cloning: float) -> Tensor:
-    """Minus the lower Q of the policy's own blocks in units of its mean size, plus the weighted cloning error."""
+def ddpg_bc_loss(quality_QB: Tensor, error: Tensor, cloning: float, weight_B: Tensor | None = None) -> Tensor:
+    """Minus the lower Q of the policy's own blocks in units of its mean size, plus the weighted cloning error.
+
+    error: of each block, or their mean. weight_B: how much each block's Q counts; None counts them alike.
+    """
     quality_B = quality_QB.min(0).values
-    return -quality_B.mean() / (quality_B.abs().mean().detach() + 1e-6) + cloning * error_B.mean()
+    size = weighted_mean(quality_B.abs(), weight_B).detach() + 1e-6
+    return -weighted_mean(quality_B, weight_B) / size + cloning * error.mean()
 
 
 def build_gciql(model: WorldModel, config: GCIQLConfig) -> HeadGroup:
@@ -131,11 +145,3 @@ def fit_gciql(config: GCIQLConfig, fit: Fit) -> tuple[HeadGroup, float]:
             follow(target[name], head[name], config.target_rate)
 
     return head, fit_head("gciql", config, fit, 23, {"head": head, "target": target}, begin, after_step)
-
-
-def scaled_bounds(model: WorldModel) -> tuple[Tensor, Tensor]:
-    """Bounds of a block in the units of `WorldModel.scale_action`."""
-    skip, device = model.config.frame_skip, model.device
-    low = torch.tensor(model.facts.action_low).repeat(skip).to(device)
-    high = torch.tensor(model.facts.action_high).repeat(skip).to(device)
-    return model.scale_action(low), model.scale_action(high)

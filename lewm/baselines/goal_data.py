@@ -42,18 +42,23 @@ class GoalBatch:
 class GoalTransitions:
     """Draws blocks and goals from the latents of whole episodes, at every raw environment step.
 
-    discount: per environment step; a block of s steps is discounted by its s-th power.
+    discount: per environment step; a block of s steps is discounted by its s-th power. blocks: how many are left to
+    the end of the episode, at least, wherever a block is drawn.
     """
 
-    def __init__(self, recorded: Recorded, action_Fa: Tensor, model: WorldModel, discount: float) -> None:
+    def __init__(
+        self, recorded: Recorded, action_Fa: Tensor, model: WorldModel, discount: float, blocks: int = 1
+    ) -> None:
         self.recorded, self.model, self.skip = recorded, model, model.config.frame_skip
         self.action_Fa, self.discount = action_Fa.to(model.device), discount**self.skip
-        self.pairs = HindsightPairs(recorded.lengths, self.skip)
+        self.pairs = HindsightPairs(recorded.lengths, blocks * self.skip)
 
     @staticmethod
-    def of(store: Store, recorded: Recorded, model: WorldModel, discount: float = 1.0) -> "GoalTransitions":
+    def of(
+        store: Store, recorded: Recorded, model: WorldModel, discount: float = 1.0, blocks: int = 1
+    ) -> "GoalTransitions":
         """The blocks of the episodes that were encoded."""
-        return GoalTransitions(recorded, recorded_actions(store, recorded.episodes), model, discount)
+        return GoalTransitions(recorded, recorded_actions(store, recorded.episodes), model, discount, blocks)
 
     def draw(
         self, count: int, generator: torch.Generator, nearness: float, current: float = 0.0, elsewhere: float = 0.0
@@ -61,6 +66,12 @@ class GoalTransitions:
         """`count` blocks whose goals are the frame they begin with (a share `current`), any recorded frame (a share
         `elsewhere`), or a later frame of the same episode, the nearer the larger `nearness`.
         """
+        return self.batch(*self.pick(count, generator, nearness, current, elsewhere))
+
+    def pick(
+        self, count: int, generator: torch.Generator, nearness: float, current: float = 0.0, elsewhere: float = 0.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Frame numbers of `count` blocks and their goals, see `draw`, and environment steps to them; inf elsewhere."""
         now, ahead = self.pairs.draw(count, generator, nearness)
         ahead = ahead.clamp(min=1)
         kind = torch.rand(count, generator=generator)
@@ -68,7 +79,10 @@ class GoalTransitions:
         anywhere = torch.randint(len(self.recorded.goal_FKD), (count,), generator=generator)
         away = kind >= 1 - elsewhere
         goal = torch.where(away, anywhere, now + ahead)
-        steps = torch.where(away, torch.inf, ahead.float())  # nobody recorded how far a goal elsewhere is
+        return now, goal, torch.where(away, torch.inf, ahead.float())  # nobody recorded how far a goal elsewhere is
+
+    def batch(self, now: Tensor, goal: Tensor, steps: Tensor) -> GoalBatch:
+        """The blocks that begin at frames `now`, with goals that many environment steps ahead."""
         seen = steps < self.skip
         frame = now[:, None] + torch.arange(self.skip)
         known = (torch.arange(self.skip) < steps[:, None]).float().repeat_interleave(self.action_Fa.shape[1], 1)

@@ -89,6 +89,11 @@ def members(group: HeadGroup, names: Sequence[str], *inputs: Tensor) -> Tensor:
     return torch.stack([group[name](*inputs) for name in names])
 
 
+def weighted_mean(value_B: Tensor, weight_B: Tensor | None) -> Tensor:
+    """Mean by weight; without weights all count alike."""
+    return value_B.mean() if weight_B is None else (weight_B * value_B).sum() / weight_B.sum()
+
+
 def frozen(head: nn.Module, *inputs: Tensor) -> Tensor:
     """What a head answers, with gradients to the inputs and none to its weights."""
     answer: Tensor = functional_call(head, {name: p.detach() for name, p in head.named_parameters()}, inputs)
@@ -110,6 +115,14 @@ def advantage_weighted(error_B: Tensor, advantage_B: Tensor, temperature: float)
     """
     weight_B = (temperature * advantage_B.detach()).exp().clamp(max=LARGEST_WEIGHT)
     return (weight_B * error_B).mean()
+
+
+def scaled_bounds(model: WorldModel) -> tuple[Tensor, Tensor]:
+    """Bounds of a block in the units of `WorldModel.scale_action`."""
+    skip, device = model.config.frame_skip, model.device
+    low = torch.tensor(model.facts.action_low).repeat(skip).to(device)
+    high = torch.tensor(model.facts.action_high).repeat(skip).to(device)
+    return model.scale_action(low), model.scale_action(high)
 
 
 def raw_block(model: WorldModel, scaled_BA: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """The offline goal-conditioned baselines: one table of how each is fitted and acts, the folder each is kept in.
 
 All of them see the frozen latents of a checkpoint's encoder, on the episodes its training saw, and act one block at a
-time from the latents of the present frame and of the goal picture: what differs from a planner is the deciding alone.
+time from the latents of the present frame and of the goal picture, most without a search: what differs from a planner
+is the deciding alone.
 """
 
 import hashlib
@@ -24,6 +25,8 @@ from lewm.baselines.gcivl import GCIVLConfig, GCIVLMethod, build_gcivl, fit_gciv
 from lewm.baselines.heads import act_by_actor
 from lewm.baselines.hilp import HILPConfig, HILPMethod, act_by_hilp, build_hilp, fit_hilp
 from lewm.baselines.inverse import GC_IDM, InverseMethod, act_by_inverse, build_inverse
+from lewm.baselines.tdmpc2 import TDMPC2Config, TDMPC2Heads, TDMPC2Method, act_by_gaussian_actor, fit_tdmpc2
+from lewm.baselines.tdmpc2_agent import TDMPC2Agent
 from lewm.checkpoint import Checkpoint
 from lewm.data.store import Store, split_episodes
 from lewm.heads_training import Fit
@@ -39,8 +42,12 @@ from planners import Plan, WarmStart
 FORMAT = "lewm-baseline"
 VERSION = 1
 
-OfflineMethod = GCBCMethod | GCIVLMethod | GCIQLMethod | HILPMethod | InverseMethod
+OfflineMethod = GCBCMethod | GCIVLMethod | GCIQLMethod | HILPMethod | InverseMethod | TDMPC2Method
 """Methods that act with a folder of `lewm train-baseline` and the encoder of the checkpoint."""
+
+
+Act = Callable[[nn.Module, Checkpoint, Tensor, Tensor], Tensor]
+"""Networks, checkpoint, latent_BKD and goal_BKD to the next raw block (B, A); it is clamped to the bounds."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +60,10 @@ class Offline:
     """Configuration and data to the trained networks, and the seconds it took; continues an interrupted fit."""
     build: Callable[[WorldModel, Any], nn.Module]
     """The same networks untrained, for loading into."""
-    act: Callable[[nn.Module, Checkpoint, Tensor, Tensor], Tensor] = act_by_actor
-    """Networks, checkpoint, latent_BKD and goal_BKD to the next raw block (B, A); it is clamped to the bounds."""
+    act: Act = act_by_actor
+    """How it decides without a search."""
+    plan: Callable[[Checkpoint, Any, Any, int], Agent] | None = None
+    """For methods with a planner: checkpoint, method, networks and seed to the agent that searches."""
 
 
 OFFLINE: Mapping[str, Offline] = {
@@ -63,6 +72,7 @@ OFFLINE: Mapping[str, Offline] = {
     "gciql": Offline(GCIQLConfig(), fit_gciql, build_gciql),
     "hilp": Offline(HILPConfig(), fit_hilp, build_hilp, act_by_hilp),
     "inverse": Offline(GC_IDM, fit_proposal, build_inverse, act_by_inverse),
+    "tdmpc2": Offline(TDMPC2Config(), fit_tdmpc2, TDMPC2Heads, act_by_gaussian_actor, TDMPC2Agent),
 }
 """Kind of method to how it is fitted and acts."""
 
@@ -215,14 +225,27 @@ def load_offline(path: str | Path, kind: str, checkpoint: Checkpoint) -> tuple[n
     return networks.to(checkpoint.model.device).eval().requires_grad_(False), card
 
 
+def searches(method: OfflineMethod) -> bool:
+    """Whether a method asks its networks for a cost and a planner for the block, and not its networks for the block."""
+    return isinstance(method, TDMPC2Method) and method.planner is not None
+
+
+def offline_agent(checkpoint: Checkpoint, method: OfflineMethod, seed: int) -> Agent:
+    """The agent of a method; raises like `load_offline`."""
+    row, (networks, _) = OFFLINE[method.kind], load_offline(method.path, method.kind, checkpoint)
+    if not searches(method):
+        return OfflineAgent(checkpoint, networks, row.act, seed)
+    assert row.plan is not None
+    return row.plan(checkpoint, method, networks, seed)
+
+
 class OfflineAgent(Agent):
     """Asks a trained baseline for every block where an agent would search; sees and encodes what an agent does."""
 
-    def __init__(self, checkpoint: Checkpoint, method: OfflineMethod, seed: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, networks: nn.Module, decide: Act, seed: int) -> None:
         uncomputed = CostConfig({"latent_l2": 1.0})
         super().__init__(checkpoint, Follow(1), uncomputed, seed=seed, graph=False, fast=False)
-        self.networks, _ = load_offline(method.path, method.kind, checkpoint)
-        self.decide = OFFLINE[method.kind].act
+        self.networks, self.decide = networks, decide
 
     def _plan(self, situation: Situation, rows: np.ndarray, replan: int, start: WarmStart | None) -> Plan:
         assert self.goal_BKD is not None

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from lewm.baselines import BASELINES, BaselineConfig
-from lewm.baselines.offline import OfflineAgent, OfflineMethod, weights_file
+from lewm.baselines.offline import OfflineMethod, offline_agent, searches, weights_file
 from lewm.checkpoint import Checkpoint
 from lewm.evaluate.timing import torch_threads
 from lewm.planning.action_limits import AS_RECORDED, ActionLimits
@@ -100,7 +100,7 @@ def make_agent(method: LearnedConfig, checkpoint: Checkpoint, seed: int) -> Agen
         )
         return agent if method.budget_ms is None else agent.within(method.budget_ms)
     if isinstance(method, OfflineMethod):
-        return OfflineAgent(checkpoint, method, seed)
+        return offline_agent(checkpoint, method, seed)
     check_proposal("seed", checkpoint)
     assert checkpoint.proposal is not None
     uncomputed = CostConfig({"latent_l2": 1.0})
@@ -156,12 +156,13 @@ def labels(method: MethodConfig) -> MethodLabels:
     """What the table says about a method."""
     if isinstance(method, InverseModelConfig):
         return MethodLabels(method.name, "proposal", "none", 1, 1, method.replan_every, method.replan_every)
-    if isinstance(method, OfflineMethod):
+    if isinstance(method, OfflineMethod) and not searches(method):
         return MethodLabels(method.name, method.kind, "none", 1, 1, 1, 1)
     planner = getattr(method, "planner", None)
     if planner is None:
         return MethodLabels(method.name, "none", "none", 0, 0, 0, 0)
-    cost = method.cost.label if isinstance(method, PlanConfig) else "true distance (sum)"
+    learned = "predicted return" if isinstance(method, OfflineMethod) else "true distance (sum)"
+    cost = method.cost.label if isinstance(method, PlanConfig) else learned
     every = method.replan_every if isinstance(method, PlanConfig) else 1
     how = f"{planner.name}, realtime" if isinstance(method, PlanConfig) and method.realtime else planner.name
     return MethodLabels(method.name, how, cost, planner.candidates, planner.iterations, planner.horizon, every)

@@ -26,7 +26,7 @@ from lewm.planning.fast_rollout import prepare
 from lewm.planning.graph import plan_graphs
 from lewm.planning.informed_start import ProposalUse, check_proposal, informed_start, propose
 from lewm.planning.observation import Seen, as_frames, as_proprio
-from planners import CEM, PLANNERS, Plan, Planner, WarmStart, noise_table
+from planners import CEM, PLANNERS, CostFn, Plan, Planner, WarmStart, noise_table
 
 DEFAULT_PLANNERS = {
     "cost_to_go": CEM(candidates=64, iterations=3, elites=8, horizon=3, execute="best"),
@@ -329,8 +329,7 @@ class Agent:
             situation = replace(situation, chance_BMHV=chance.to(self.model.device))
         if self.goal_measured_BM is not None:
             situation = replace(situation, goal_measured_BM=self.goal_measured_BM[rows])
-        if self.proposal != "none":
-            start = self._informed(start, situation, goal_BKD)
+        start = self._informed(start, situation, goal_BKD, keys)
         if self.graphs is not None:
             plan = self.graphs(situation, goal_BKD, noise, start)
         else:
@@ -338,14 +337,22 @@ class Agent:
         self._synchronise()
         return replace(plan, action_BHA=self.actions.executed(plan.action_BHA, self.model.facts.action_dim))
 
-    def _informed(self, start: WarmStart | None, situation: Situation, goal_BKD: Tensor) -> WarmStart:
-        """The warm start and the checkpoint's proposal together."""
+    def _informed(
+        self, start: WarmStart | None, situation: Situation, goal_BKD: Tensor, keys: Sequence[tuple[int, ...]]
+    ) -> WarmStart | None:
+        """The warm start and the checkpoint's proposal together, where it is used; keys are those of the noise."""
+        if self.proposal == "none":
+            return start
         proposal, now_BKD = self.checkpoint.proposal, situation.latent_BTKD[:, -1]
         assert proposal is not None
         mean_BHA, std_BHA = propose(proposal, self.head, now_BKD, goal_BKD, self.box, self.planner.horizon)
         return informed_start(self.proposal, start, mean_BHA, std_BHA, self.planner, self.box)
 
-    def _cost(self, situation: Situation, goal_BKD: Tensor) -> GoalCost:
+    def _cost(self, situation: Situation, goal_BKD: Tensor) -> CostFn:
+        """What candidates are judged by."""
+        return self._goal_cost(situation, goal_BKD)
+
+    def _goal_cost(self, situation: Situation, goal_BKD: Tensor) -> GoalCost:
         readout = self.checkpoint.readout
         return GoalCost(self.model, self.head, self.cost, situation, goal_BKD, self.fast, readout, self.actions)
 

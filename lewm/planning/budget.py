@@ -117,8 +117,8 @@ def resize(planner: Planner, candidates: int, iterations: int) -> Planner:
             f"called {missing[0]}; leave budget_ms out or choose another planner"
         )
     changes: dict[str, Any] = {"candidates": candidates, "iterations": iterations}
-    if "elites" in named:
-        elites: int = planner.elites  # type: ignore[attr-defined]
+    elites: int | None = getattr(planner, "elites", None)
+    if elites is not None:
         changes["elites"] = min(candidates, max(2, round(candidates * elites / planner.candidates)))
     resized: Planner = replace(planner, **changes)  # type: ignore[type-var]
     return resized

@@ -50,28 +50,36 @@ def propose(
     return mean_BHA, torch.cat([std_BHA[:, :horizon], torch.full_like(beyond_BHA, torch.inf)], 1)
 
 
-def informed_start(
-    use: ProposalUse, start: WarmStart | None, mean_BHA: Tensor, std_BHA: Tensor, planner: Planner, box: ActionBox
-) -> WarmStart:
-    """The start of a search that also knows a proposal (mean_BHA, std_BHA); std may be inf, see `propose`.
+def seeded_start(start: WarmStart | None, seeds_BSHA: Tensor, planner: Planner, box: ActionBox) -> WarmStart:
+    """The start of a search that also scores seeds, before those it has.
 
     The search's own Gaussian is the one it would have started with: around the warm start or the centre of the box, as
     wide as the planner's `warm_std` or `initial_std` says (0.5 and 1, CEM's, for planners without that setting).
     """
+    shape_BHA = seeds_BSHA[:, 0]
     if start is None:
-        start = WarmStart(box.mean_A.expand_as(mean_BHA))
+        start = WarmStart(box.mean_A.expand_as(shape_BHA))
         scale: float = getattr(planner, "initial_std", 1.0)
     else:
         scale = getattr(planner, "warm_std", 0.5)
-    own_mean_BHA, own_std_BHA = start.mean_BHA, start.std_BHA
-    if own_std_BHA is None:
-        own_std_BHA = (scale * box.std_A).expand_as(mean_BHA)
-    if use == "prior":
-        own_mean_BHA, own_std_BHA = product_of_gaussians(own_mean_BHA, own_std_BHA, mean_BHA, std_BHA)
-    seeds_BSHA = mean_BHA[:, None]
+    std_BHA = start.std_BHA
+    if std_BHA is None:
+        std_BHA = (scale * box.std_A).expand_as(shape_BHA)
     if start.seeds_BSHA is not None:
         seeds_BSHA = torch.cat([seeds_BSHA, start.seeds_BSHA], 1)
-    return WarmStart(own_mean_BHA, own_std_BHA, seeds_BSHA)
+    return WarmStart(start.mean_BHA, std_BHA, seeds_BSHA)
+
+
+def informed_start(
+    use: ProposalUse, start: WarmStart | None, mean_BHA: Tensor, std_BHA: Tensor, planner: Planner, box: ActionBox
+) -> WarmStart:
+    """The start of a search that also knows a proposal (mean_BHA, std_BHA); std may be inf, see `propose`."""
+    seeded = seeded_start(start, mean_BHA[:, None], planner, box)
+    if use != "prior":
+        return seeded
+    assert seeded.std_BHA is not None
+    narrowed = product_of_gaussians(seeded.mean_BHA, seeded.std_BHA, mean_BHA, std_BHA)
+    return WarmStart(*narrowed, seeded.seeds_BSHA)
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ class SubGoalAgent(Agent):
             if self.goal_measured_BM is not None:
                 situation = replace(situation, goal_measured_BM=self.goal_measured_BM[rows])
             state_R11S = situation.latent_BTKD[:, -1].flatten(1)[:, None, None]
-            distance_R = self._cost(situation, self.goal_BKD[rows]).distance(state_R11S)[:, 0, 0].cpu().numpy()
+            distance_R = self._goal_cost(situation, self.goal_BKD[rows]).distance(state_R11S)[:, 0, 0].cpu().numpy()
             self.distance_B[rows] = distance_R
             due_R |= distance_R <= rule.reached
         due_R &= self.at_B[rows] < len(self.sequence) - 1

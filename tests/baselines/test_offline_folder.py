@@ -14,10 +14,11 @@ import envs
 from lewm.baselines.goal_data import GoalTransitions
 from lewm.baselines.offline import (
     OFFLINE,
-    OfflineAgent,
     OfflineMethod,
     encoder_fingerprint,
     load_offline,
+    offline_agent,
+    searches,
     train_offline,
 )
 from lewm.baselines.trainers import TRAINERS, settings
@@ -86,13 +87,13 @@ def test_no_neighbour_changes_an_action(kind: str, folders: dict[str, Path], tin
     """One problem against three, over two blocks and a step; frames differ from problem to problem."""
     rng = np.random.default_rng(0)
     goals, frames = rng.integers(0, 256, (2, 3, 32, 32, 3), dtype=np.uint8)
-    together, alone = (OfflineAgent(tiny_checkpoint, method(kind, folders[kind]), seed=0) for _ in range(2))
+    together, alone = (offline_agent(tiny_checkpoint, method(kind, folders[kind]), seed=0) for _ in range(2))
     together.reset(goals)
     alone.reset(goals[1:2], episodes=[1])
     taken = np.stack([together.act(frames) for _ in range(11)])
     np.testing.assert_allclose(np.stack([alone.act(frames[1:2]) for _ in range(11)])[:, 0], taken[:, 1], atol=1e-5)
     assert np.abs(taken).max() <= 1 and np.ptp(taken, axis=1).max() > 0
-    resting = OfflineAgent(tiny_checkpoint, method(kind, folders[kind]), seed=0)
+    resting = offline_agent(tiny_checkpoint, method(kind, folders[kind]), seed=0)
     resting.reset(goals)
     action = resting.act(frames, np.array([False, True, False]))
     np.testing.assert_allclose(action[1], taken[0, 1], atol=1e-5)

@@ -9,10 +9,10 @@ import torch
 from toy_models import toy_model
 
 from lewm.baselines.gcbc import gcbc_loss
-from lewm.baselines.gciql import GCIQLConfig, build_gciql, critic_loss, ddpg_bc_loss, scaled_bounds
+from lewm.baselines.gciql import GCIQLConfig, build_gciql, critic_loss, ddpg_bc_loss
 from lewm.baselines.gcivl import advantage, value_loss
 from lewm.baselines.goal_data import GoalBatch, GoalTransitions
-from lewm.baselines.heads import advantage_weighted, frozen, half_squared_error, raw_block
+from lewm.baselines.heads import advantage_weighted, frozen, half_squared_error, raw_block, scaled_bounds
 from lewm.baselines.hilp import directions, hilbert_value, progress
 from lewm.baselines.inverse import GC_IDM
 from lewm.cost_to_go import expectile_loss

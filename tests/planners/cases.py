@@ -100,6 +100,7 @@ CASES = {
     "icem, spline": Case("icem", {"noise_beta": 0.0, "knots": 2}, only=("point mass", "beyond the box")),
     "mppi": Case("mppi"),
     "mppi, best": Case("mppi", {"execute": "best"}),
+    "mppi, elites": Case("mppi", {"elites": 32, "ess": 0.3, "keep_seeds": True}),
     "mppi, smooth": Case("mppi", {"noise_beta": 2.0}),
     "mppi, fixed std": Case("mppi", {"adapt_std": False, "initial_std": 0.5}, only=("point mass",)),
     "predictive_sampling": Case("predictive_sampling"),
