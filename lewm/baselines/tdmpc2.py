@@ -230,11 +230,6 @@ def fit_tdmpc2(config: TDMPC2Config, fit: Fit) -> tuple[TDMPC2Heads, float]:
     target = HeadGroup({name: copy.deepcopy(head[name]) for name in names})
     low_A, high_A = scaled_bounds(model)
 
-    def tried(latent_BKD: Tensor, goal_BKD: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        mean_BA, std_BA = head["actor"](latent_BKD, goal_BKD)
-        noise_BA = torch.randn(mean_BA.shape, generator=generator).to(mean_BA.device)
-        return (mean_BA + std_BA * noise_BA).clamp(low_A, high_A), mean_BA, std_BA
-
     def begin(recorded: Recorded) -> StepLoss:
         skip, longest = model.config.frame_skip, int(recorded.lengths.max())
         if longest < config.horizon * skip:
@@ -248,15 +243,17 @@ def fit_tdmpc2(config: TDMPC2Config, fit: Fit) -> tuple[TDMPC2Heads, float]:
             rows, weight_B = data.draw(generator, config.nearness, config.current, config.elsewhere)
             two = [names[i] for i in torch.randperm(len(names), generator=generator)[:2]]
             with torch.no_grad():
-                next_BA, _, _ = tried(rows.next_BKD, rows.goal_BKD, generator)
+                next_BA = head["actor"](rows.next_BKD, rows.goal_BKD)[0].clamp(low_A, high_A)
                 lower_B = members(target, two, rows.next_BKD, rows.goal_BKD, next_BA).min(0).values
             learned = prospect_loss(head, names, rows, weight_B, rows.outcome(lower_B))
 
             rows, weight_B = data.draw(generator, nearness=1.0)
-            action_BA, mean_BA, std_BA = tried(rows.latent_BKD, rows.goal_BKD, generator)
-            quality = [frozen(head[name], rows.latent_BKD, rows.goal_BKD, action_BA) for name in two]
+            mean_BA, std_BA = head["actor"](rows.latent_BKD, rows.goal_BKD)
+            tried_BA = mean_BA.clamp(low_A, high_A)
+            quality = [frozen(head[name], rows.latent_BKD, rows.goal_BKD, tried_BA) for name in two]
             known_BA = rows.known_BA * weight_B[:, None]
-            # beta 1: the std follows the recordings', and the mean's gradient is that of a squared error.
+            # beta 1: the mean's gradient is that of a squared error. Values are those of the mean; what the std spreads,
+            # as wide as the recordings, is for planning to try.
             cloned = beta_nll(mean_BA, std_BA, rows.action_BA, known_BA, beta=1.0)
             return learned + ddpg_bc_loss(torch.stack(quality), cloned, config.cloning, weight_B)
 
