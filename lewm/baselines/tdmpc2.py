@@ -252,7 +252,7 @@ def fit_tdmpc2(config: TDMPC2Config, fit: Fit) -> tuple[TDMPC2Heads, float]:
             tried_BA = mean_BA.clamp(low_A, high_A)
             quality = [frozen(head[name], rows.latent_BKD, rows.goal_BKD, tried_BA) for name in two]
             known_BA = rows.known_BA * weight_B[:, None]
-            # beta 1: the mean's gradient is that of a squared error. Values are those of the mean; what the std spreads,
+            # beta 1: the mean has the gradient of a squared error. Values are those of the mean; what the std spreads,
             # as wide as the recordings, is for planning to try.
             cloned = beta_nll(mean_BA, std_BA, rows.action_BA, known_BA, beta=1.0)
             return learned + ddpg_bc_loss(torch.stack(quality), cloned, config.cloning, weight_B)

@@ -61,7 +61,9 @@ def test_the_tables_agree() -> None:
     """The command lists its kinds without importing torch."""
     assert tuple(TRAINERS) == KINDS and set(OFFLINE) <= set(TRAINERS)
     for kind in OFFLINE:
-        assert labels(method(kind, Path("x"))).planner == kind and method(kind, Path("x")).name == kind
+        one = method(kind, Path("x"))
+        assert one.name == kind and (searches(one) or labels(one).planner == kind)
+        assert (OFFLINE[kind].plan is not None) == hasattr(one, "planner")
 
 
 @pytest.mark.parametrize("kind", OFFLINE)
@@ -100,34 +102,35 @@ def test_no_neighbour_changes_an_action(kind: str, folders: dict[str, Path], tin
     assert not action[[0, 2]].any()
 
 
+@pytest.mark.parametrize("kind", ["gcivl", "tdmpc2"])
 def test_an_interrupted_training_continues_to_the_same_networks(
-    tiny_store: Store, tiny_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, tiny_store: Store, tiny_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """GCIVL, which has target networks to keep; the seconds of both stretches are counted."""
-    config = settings("gcivl", TINY | {"steps": 12})
-    whole, draw, calls, clock = tmp_path / "whole", GoalTransitions.draw, [0], iter(range(0, 10_000, 30))
-    train_offline("gcivl", config, tiny_checkpoint, tiny_store, whole, quiet=True)
+    """Both have target networks to keep; the seconds of both stretches are counted."""
+    config = settings(kind, TINY | {"steps": 12})
+    whole, batch, calls, clock = tmp_path / "whole", GoalTransitions.batch, [0], iter(range(0, 10_000, 30))
+    train_offline(kind, config, tiny_checkpoint, tiny_store, whole, quiet=True)
 
-    def draw_then_die(self: GoalTransitions, *arguments: object, **named: float) -> object:
+    def read_then_die(self: GoalTransitions, *arguments: torch.Tensor) -> object:
         calls[0] += 1
         if calls[0] == 12:
             raise KeyboardInterrupt
-        return draw(self, *arguments, **named)  # type: ignore[arg-type]
+        return batch(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(GoalTransitions, "draw", draw_then_die)
+        patch.setattr(GoalTransitions, "batch", read_then_die)
         patch.setattr("lewm.heads_training.time.monotonic", lambda: next(clock))
         with pytest.raises(KeyboardInterrupt):
-            train_offline("gcivl", config, tiny_checkpoint, tiny_store, tmp_path / "cut", quiet=True)
-    state = torch.load(tmp_path / "cut" / "train" / "gcivl.pt", weights_only=True)
+            train_offline(kind, config, tiny_checkpoint, tiny_store, tmp_path / "cut", quiet=True)
+    state = torch.load(tmp_path / "cut" / "train" / f"{kind}.pt", weights_only=True)
     assert state["step"] == 5 and state["seconds"] > 100
     assert not (tmp_path / "cut" / "baseline.json").exists()
-    card = train_offline("gcivl", config, tiny_checkpoint, tiny_store, tmp_path / "cut", quiet=True)
+    card = train_offline(kind, config, tiny_checkpoint, tiny_store, tmp_path / "cut", quiet=True)
     assert card.seconds > 100
     assert (tmp_path / "cut" / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-    with pytest.raises(RuntimeError, match=r"gcivl\.pt was fitted with another config: choose another --out"):
-        train_offline("gcivl", replace(config, steps=13), tiny_checkpoint, tiny_store, whole, quiet=True)
-    with pytest.raises(ValueError, match=r"holds the baseline gcivl: choose another --out"):
+    with pytest.raises(RuntimeError, match=rf"{kind}\.pt was fitted with another config: choose another --out"):
+        train_offline(kind, replace(config, steps=13), tiny_checkpoint, tiny_store, whole, quiet=True)
+    with pytest.raises(ValueError, match=rf"holds the baseline {kind}: choose another --out"):
         train_offline("gcbc", settings("gcbc", TINY), tiny_checkpoint, tiny_store, whole, quiet=True)
 
 
@@ -191,8 +194,9 @@ def evaluated(
 def test_rows_beside_those_of_planners(evaluated: tuple[list[module.Evaluated], EvaluateConfig, Path]) -> None:
     rows = [e.row for e in evaluated[0]]
     assert [row.method for row in rows] == [*OFFLINE, "random", "oracle"]
-    for row in rows[: len(OFFLINE)]:
-        assert (row.planner, row.candidates, row.iterations, row.horizon, row.n) == (row.method, 1, 1, 1, 4)
+    for row, one in zip(rows, evaluated[1].methods, strict=False):
+        size = row.planner, row.candidates, row.iterations, row.horizon, row.n
+        assert size == (("mppi", 512, 6, 3, 4) if searches(one) else (row.method, 1, 1, 1, 4))
         assert 0 < row.encode_ms_p50 < row.plan_ms_p95 and row.low <= row.success <= row.high
 
 

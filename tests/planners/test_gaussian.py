@@ -164,3 +164,19 @@ def test_seeds_are_candidates_of_the_first_iteration_alone(Planner: type[CEM] | 
     start = WarmStart(torch.zeros(1, toy.horizon, 2), None, seed)
     planner.plan(cost, noise_table([(0,)], planner, 2), toy.box, start)
     assert scored[:3] == [1, 0, 0]
+
+
+@gaussians
+def test_seeds_can_be_candidates_of_every_iteration(Planner: Gaussian) -> None:
+    """A seed that is kept, whatever it costs."""
+    toy, scored = TOYS["point mass"], []
+    seed = torch.full((1, 1, toy.horizon, 2), 0.987)
+
+    def cost(action_BNHA: Tensor) -> Tensor:
+        scored.append((action_BNHA == seed).all((2, 3)).sum().item())
+        return action_BNHA.square().sum((2, 3))
+
+    planner = Planner(horizon=toy.horizon, candidates=40, iterations=3, keep_seeds=True)
+    start = WarmStart(torch.zeros(1, toy.horizon, 2), None, seed)
+    planner.plan(cost, noise_table([(0,)], planner, 2), toy.box, start)
+    assert scored[:3] == [1, 1, 1]

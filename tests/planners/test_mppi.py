@@ -1,5 +1,6 @@
 """MPPI: its weights hit the effective sample size they are asked for."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -70,6 +71,66 @@ def test_fixed_std_stays_and_the_mean_moves() -> None:
     warm = WarmStart(plan.mean_BHA, torch.full((1, 1, 1), 0.15))
     again = planner.plan(lambda a: (a - 0.5).square().sum((2, 3)), noise, box, warm)
     assert again.spread_BI[0].tolist() == pytest.approx([0.15] * 4), "that of a learned proposal stays too"
+
+
+def test_td_mpc2s_rule_by_hand() -> None:
+    """Costs 0.25, 1, 4 and 2.25: of the two cheapest the second weighs exp(-0.75 / 2) of the first."""
+    box = ActionBox.from_bounds(torch.tensor([-4.0]), torch.tensor([4.0]))
+    noise = torch.tensor([0.5, -1.0, 2.0, -1.5]).reshape(1, 1, 4, 1, 1).repeat(1, 2, 1, 1, 1)
+    planner = MPPI(
+        horizon=1,
+        candidates=4,
+        iterations=2,
+        elites=2,
+        temperature=2.0,
+        keep_mean=False,
+        min_std=0.0,
+        initial_std=0.25,
+        warm_std=0.25,
+    )
+    plan = planner.plan(lambda a: a.square().sum((2, 3)), noise, box)
+    weight = 1 / (1 + math.exp(-0.75 / 2))
+    mean, std = 0.5 * weight - (1 - weight), 1.5 * math.sqrt(weight * (1 - weight))
+    assert plan.spread_BI.tolist()[0] == pytest.approx([0.25, std / 4])
+    second = sorted((mean + std * draw for draw in (0.5, -1.0, 2.0, -1.5)), key=abs)[:2]
+    share = 1 / (1 + math.exp(-(second[1] ** 2 - second[0] ** 2) / 2))
+    assert plan.mean_BHA.item() == pytest.approx(share * second[0] + (1 - share) * second[1], abs=1e-6)
+
+
+def test_a_fixed_temperature_stands_failures() -> None:
+    planner = MPPI(candidates=4, temperature=0.5, horizon=1)
+    cost = torch.tensor([[1.0, 1.5, torch.inf, torch.inf], [torch.inf] * 4])
+    action = torch.tensor([[1.0, 2.0, 3.0, 4.0]] * 2)[:, :, None, None]
+    mean, std = planner._fit(cost, action)
+    weight = 1 / (1 + math.exp(-1))
+    assert mean[0].item() == pytest.approx(weight + 2 * (1 - weight)) and std is not None
+    assert std[0].item() == pytest.approx(math.sqrt(weight * (1 - weight)))
+    assert mean[1].item() == pytest.approx(2.5), "equal weights, which the search does not use"
+
+
+def test_effective_sample_size_is_that_of_the_elites() -> None:
+    """All weight on the two cheapest of eight, and equal: 1 / sum(w^2) is all of the elites."""
+    planner = MPPI(candidates=8, elites=2, ess=1.0, horizon=1)
+    action = torch.arange(8.0)[None, :, None, None]
+    assert planner._fit(torch.arange(8.0)[None], action)[0].item() == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"elites": 5, "ess": 0.1}, r"MPPI: ess is 0\.1; it is a fraction of the elites and must lie in \[1/5, 1\]"),
+        ({"elites": 301}, r"MPPI: elites is 301; it must lie in 1\.\.300, the candidates"),
+        ({"elites": 0}, r"MPPI: elites is 0; it must"),
+        ({"temperature": 0.0}, r"MPPI: temperature is 0\.0; it must be positive"),
+    ],
+)
+def test_bad_rules_are_refused(changes: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MPPI(**changes)
+
+
+def test_a_rule_with_a_temperature_needs_no_effective_sample_size() -> None:
+    assert MPPI(candidates=4, temperature=1.0).ess == 0.1
 
 
 @pytest.mark.parametrize("ess", [0.0, 0.003, 1.1, float("nan")])
