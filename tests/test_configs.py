@@ -34,7 +34,7 @@ def test_every_shipped_run_works_from_recording_to_action(name: str, tmp_path: P
     if isinstance(run.model.encoder, FrozenConfig):  # whose weights would have to be downloaded
         family = "vjepa2" if "vjepa2" in run.model.encoder.path else "dinov2"
         path, grid = save_encoder(family, tmp_path / "encoder"), min(run.model.encoder.grid, SIZE // PATCH)
-        encoder = replace(run.model.encoder, path=str(path), grid=grid)
+        encoder = replace(run.model.encoder, path=str(path), grid=grid, size=None)
         run = replace(run, model=replace(run.model, encoder=encoder))
     if isinstance(run.model.predictor, ACConfig):  # 24 blocks of width 1024 are a matter of minutes and gigabytes
         run = replace(run, model=replace(run.model, predictor=replace(run.model.predictor, layers=2)))

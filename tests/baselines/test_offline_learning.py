@@ -122,7 +122,7 @@ def test_planning_on_the_predicted_return_goes_there_too(learned: tuple[str, tor
 
 
 def test_values_fall_with_the_distance(learned: tuple[str, torch.nn.Module]) -> None:
-    """Rank correlation of the learned value and minus the true distance, over pairs of places. Measured: 0.98 and more."""
+    """Rank correlation of the learned value and minus the true distance of two places. Measured: 0.98 and more."""
     kind, networks = learned
     if kind in ("gcbc", "inverse"):
         assert not any("value" in name or "phi" in name for name in networks.state_dict())

@@ -20,7 +20,7 @@ from lewm.evaluate.evaluate import EvaluateConfig
 from lewm.evaluate.methods import labels
 from lewm.heads_training import Fit, Recorded
 from lewm.nets.predictors import AdaLNConfig
-from lewm.planning.agent import action_box
+from lewm.planning.action_limits import action_box
 from lewm.planning.costs import CostConfig, GoalCost, Situation
 from lewm.planning.fast_rollout import prepare
 from lewm.schema import build
