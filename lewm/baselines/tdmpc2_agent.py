@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lewm.baselines.heads import members, raw_block, scaled_bounds
+from lewm.baselines.heads import members, raw_block
 from lewm.baselines.tdmpc2 import TDMPC2Heads, TDMPC2Method
 from lewm.checkpoint import Checkpoint
 from lewm.planning.agent import Agent
@@ -29,6 +29,8 @@ class ReturnCost:
     networks: TDMPC2Heads
     imagined: GoalCost
     """Where candidates lead; its distance is not asked."""
+    box: ActionBox
+    """Where the policy's blocks are kept."""
 
     def latents(self, action_BNHA: Tensor) -> Tensor:
         """latent_BNHKD after each block of candidates in raw action units."""
@@ -44,25 +46,28 @@ class ReturnCost:
         before_BNHKD = torch.cat([now_BNKD[:, :, None], latent_BNHKD[:, :, :-1]], 2)
         reward_BNH = networks["reward"](before_BNHKD, goal_B1KD[:, None], model.scale_action(action_BNHA))
         last_BNKD = latent_BNHKD[:, :, -1]
-        policy_BNA, _ = networks["actor"](last_BNKD, goal_B1KD)
-        policy_BNA = policy_BNA.clamp(*scaled_bounds(model))
+        policy_BNA = model.scale_action(self._policy(last_BNKD))
         value_BN = members(networks, networks.critics, last_BNKD, goal_B1KD, policy_BNA).mean(0)
         discount = networks.config.discount**model.config.frame_skip
         weight_H = discount ** torch.arange(H, device=reward_BNH.device)
         return -((weight_H * reward_BNH).sum(-1) + discount**H * value_BN)
 
-    def policy_plans(self, box: ActionBox, noise_BSHA: Tensor) -> Tensor:
+    def policy_plans(self, noise_BSHA: Tensor) -> Tensor:
         """action_BSHA of the policy played out in the world model, a standard normal draw for each entry."""
-        model, goal_B1KD = self.imagined.model, self.imagined.goal_BKD[:, None]
-        samples = noise_BSHA.shape[1]
-        now_BSKD = self.imagined.situation.latent_BTKD[:, -1:].expand(-1, samples, -1, -1)
+        now_BSKD = self.imagined.situation.latent_BTKD[:, -1:].expand(-1, noise_BSHA.shape[1], -1, -1)
         action_BSHA = noise_BSHA[:, :, :0]
-        for noise_BSA in noise_BSHA.unbind(2):
-            mean_BSA, std_BSA = self.networks["actor"](now_BSKD, goal_B1KD)
-            block_BSA = raw_block(model, mean_BSA + std_BSA * noise_BSA).clamp(box.low_A, box.high_A)
-            action_BSHA = torch.cat([action_BSHA, block_BSA[:, :, None]], 2)
-            now_BSKD = self.latents(action_BSHA)[:, :, -1]
+        for block, noise_BSA in enumerate(noise_BSHA.unbind(2)):
+            if block:
+                now_BSKD = self.latents(action_BSHA)[:, :, -1]
+            action_BSHA = torch.cat([action_BSHA, self._policy(now_BSKD, noise_BSA)[:, :, None]], 2)
         return action_BSHA
+
+    def _policy(self, latent_BNKD: Tensor, noise_BNA: Tensor | None = None) -> Tensor:
+        """Raw block_BNA of the policy: its mean, or a sample, inside the box."""
+        block_BNA, std_BNA = self.networks["actor"](latent_BNKD, self.imagined.goal_BKD[:, None])
+        if noise_BNA is not None:
+            block_BNA = block_BNA + std_BNA * noise_BNA
+        return raw_block(self.imagined.model, block_BNA).clamp(self.box.low_A, self.box.high_A)
 
 
 class TDMPC2Agent(Agent):
@@ -74,7 +79,7 @@ class TDMPC2Agent(Agent):
         super().__init__(checkpoint, method.planner, CostConfig({"latent_l2": 1.0}), seed=seed)
 
     def _cost(self, situation: Situation, goal_BKD: Tensor) -> ReturnCost:
-        return ReturnCost(self.networks, self._goal_cost(situation, goal_BKD))
+        return ReturnCost(self.networks, self._goal_cost(situation, goal_BKD), self.box)
 
     def _informed(
         self, start: WarmStart | None, situation: Situation, goal_BKD: Tensor, keys: Sequence[tuple[int, ...]]
@@ -85,5 +90,5 @@ class TDMPC2Agent(Agent):
         shape_INH = 1, self.samples, self.planner.horizon
         noise_BSHA = noise_table([(*key, 1) for key in keys], shape_INH, self.model.action_dim)[:, 0]
         noise_BSHA[:, 0] = 0
-        plans_BSHA = self._cost(situation, goal_BKD).policy_plans(self.box, noise_BSHA.to(self.model.device))
+        plans_BSHA = self._cost(situation, goal_BKD).policy_plans(noise_BSHA.to(self.model.device))
         return seeded_start(start, plans_BSHA, self.planner, self.box)

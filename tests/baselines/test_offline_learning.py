@@ -88,7 +88,8 @@ def closest(kind: str, networks: torch.nn.Module | None, planner: PlannerConfig 
         if planner is not None:
             assert isinstance(networks, TDMPC2Heads)
             here = Situation(place[:, None], place.new_zeros(64, 0, 4))
-            cost = ReturnCost(networks, GoalCost(checkpoint.model, None, CostConfig({"latent_l2": 1.0}), here, goal))
+            imagined = GoalCost(checkpoint.model, None, CostConfig({"latent_l2": 1.0}), here, goal)
+            cost = ReturnCost(networks, imagined, box)
             noise = noise_table([(row, step) for row in range(64)], planner, 4)
             block = planner.plan(cost, noise, box).action_BHA[:, 0]
         elif networks is None:

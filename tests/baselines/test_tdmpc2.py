@@ -23,9 +23,10 @@ from lewm.nets.predictors import AdaLNConfig
 from lewm.planning.action_limits import action_box
 from lewm.planning.costs import CostConfig, GoalCost, Situation
 from lewm.planning.fast_rollout import prepare
+from lewm.planning.graph import PlanGraphs, Rerun
 from lewm.schema import build
 from lewm.world_model import WorldModel
-from planners import CEM, ICEM, MPPI, Plan, WarmStart
+from planners import CEM, ICEM, MPPI, Plan, WarmStart, noise_table
 
 BINS = torch.linspace(-2.0, 2.0, 5)
 SMALL = TDMPC2Config(width=8, layers=1, critics=3, batch=6)
@@ -154,7 +155,7 @@ def return_cost(model: WorldModel, fast: bool, config: TDMPC2Config = SMALL) -> 
     here, goal = situation(model)
     uncomputed = CostConfig({"latent_l2": 1.0})
     imagined = GoalCost(model, None, uncomputed, here, goal, prepare(model) if fast else None)
-    return ReturnCost(heads(model, config), imagined)
+    return ReturnCost(heads(model, config), imagined, action_box(model))
 
 
 @pytest.mark.parametrize("fast", [False, True])
@@ -188,7 +189,7 @@ def test_the_policy_is_played_out_in_the_world_model() -> None:
     cost = return_cost(model, fast=True)
     noise = torch.randn(2, 3, 2, 4, generator=torch.Generator().manual_seed(4))
     noise[:, 0] = 0
-    plans = cost.policy_plans(action_box(model), noise)
+    plans = cost.policy_plans(noise)
     here, goal = cost.imagined.situation.latent_BTKD[:, 0], cost.imagined.goal_BKD
     for sample in range(3):
         latent = here
@@ -215,7 +216,7 @@ class Watched(TDMPC2Agent):
                 scored.append(action_BNHA.clone())
                 return super().__call__(action_BNHA)
 
-        return Keeps(cost.networks, cost.imagined)
+        return Keeps(cost.networks, cost.imagined, cost.box)
 
 
 PLANNERS = {
@@ -305,3 +306,18 @@ def test_recordings_shorter_than_the_rows_are_refused(told: GoalTransitions, tmp
         fit = Fit(told.model, None, tmp_path, 0.1, 0, True)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match=r"tdmpc2\.horizon is 7 blocks of 2 steps, but the longest .* has 12"):
             fit_tdmpc2(replace(SMALL, horizon=7), fit)
+
+
+def test_a_plan_can_be_recorded() -> None:
+    """As a CUDA graph would: the same plan from buffers, the policy's candidates among what goes in."""
+    model = toy_model()
+    method = TDMPC2Method(path="x", planner=PLANNERS["mppi"], policy_samples=5)
+    agent = TDMPC2Agent(toy_checkpoint(model), method, heads(model), 0)
+    here, goal = situation(model)
+    keys = [(0, 0, 0), (0, 1, 0)]
+    noise, start = noise_table(keys, agent.planner, 4), agent._informed(None, here, goal, keys)
+    eager = agent.planner.plan(agent._cost(here, goal), noise, agent.box, start)
+    graphs = PlanGraphs(agent.planner, agent._cost, agent.box, Rerun())
+    for _ in range(2):
+        recorded = graphs(here, goal, noise, start)
+        torch.testing.assert_close(recorded.action_BHA, eager.action_BHA, atol=1e-5, rtol=1e-5)
