@@ -15,12 +15,23 @@ def add_manifest(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("task", help="task of the recordings, such as two_room")
     sub.add_argument("--data", type=Path, required=True, help="store whose held-out episodes give starts and goals")
     sub.add_argument("--checkpoint", type=Path, help="model that says which episodes it has not seen")
-    sub.add_argument("--held-out", type=float, metavar="SHARE", help="without --checkpoint: share held out (0.1)")
+    sub.add_argument(
+        "--held-out",
+        type=float,
+        metavar="SHARE",
+        help="without --checkpoint: share held out (0.1), 1 for all",
+    )
     sub.add_argument("--split-seed", type=int, metavar="N", help="without --checkpoint: training seed (0)")
     sub.add_argument("--rule", choices=RULES, default="standard", help="how difficult (default standard)")
     sub.add_argument("--n", type=int, default=200, help="pairs per distance (default 200)")
     sub.add_argument("--seed", type=int, default=0, help="decides the pairs and the worlds (default 0)")
-    sub.add_argument("--out", type=Path, required=True, metavar="FILE", help="file; for several distances one each")
+    sub.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="file (.json, .json.gz); several distances: one each",
+    )
     sub.add_argument(
         "--distances", nargs="+", default=[], metavar="D", help="steps ahead, across, elsewhere (default: the rule's)"
     )

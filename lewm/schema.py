@@ -8,10 +8,12 @@ import ast
 import dataclasses
 import difflib
 import functools
+import gzip
 import inspect
 import json
 import textwrap
 import types
+import zlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -47,18 +49,22 @@ def build(cls: type[T], data: Any, where: str, path: str = "") -> T:
 
 
 def read_json(path: Path) -> Any:
-    """The contents of a JSON file; a broken one is a SchemaError that names it."""
+    """The contents of a JSON file, compressed where it is called .gz; a broken one is a SchemaError that names it."""
     try:
-        return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return json.loads(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise SchemaError(f"{path} is not JSON ({error}); it is damaged or not the file you meant") from error
 
 
 def write_json(data: Any, path: Path, indent: int | None = 1) -> None:
-    """Write JSON so that a kill at any moment leaves the old file or the new one, never a part."""
+    """Write JSON so that a kill at any moment leaves the old file or the new one, never a part.
+
+    A path that ends in .gz is compressed; the same data are the same bytes.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(data, indent=indent) + "\n")
+    text = (json.dumps(data, indent=indent) + "\n").encode()
+    partial.write_bytes(gzip.compress(text, mtime=0) if path.suffix == ".gz" else text)
     partial.replace(path)
 
 

@@ -91,8 +91,13 @@ def _at(prefix: str, distance: str, count: int, budget: int | None) -> GoalSet:
 
 
 def draw(goals: Sequence[GoalSet], store: Store, held_out: float, split_seed: int, seed: int) -> list[Manifest]:
-    """The manifests of goal sets, from the episodes that a training with this split did not see."""
-    _, episodes = split_episodes(store.num_episodes, held_out, split_seed)
+    """The manifests of goal sets, from the episodes that a training with this split did not see.
+
+    held_out 1 takes all: of recordings that nothing is trained on.
+    """
+    episodes = np.arange(store.num_episodes)
+    if held_out != 1:
+        _, episodes = split_episodes(store.num_episodes, held_out, split_seed)
     return [make_manifest(goal_set, store, episodes, seed) for goal_set in goals]
 
 
@@ -118,7 +123,8 @@ def files(goals: Sequence[GoalSet], out: Path) -> list[Path]:
     if len(goals) == 1:
         return [out]
     ends = [goal_set.name.rsplit("_", 1)[-1] for goal_set in goals]
-    return [out.with_name(f"{out.stem}_{end}{out.suffix or '.json'}") for end in ends]
+    stem, dot, suffix = out.name.partition(".")
+    return [out.with_name(f"{stem}_{end}.{suffix if dot else 'json'}") for end in ends]
 
 
 def write(manifests: Sequence[Manifest], paths: Sequence[Path]) -> str:

@@ -10,6 +10,7 @@ from lewm import cli, commands_evaluation
 from lewm.data.store import Store, split_episodes
 from lewm.evaluate.manifest import GoalSet, load_manifest
 from lewm.evaluate.rules import RULES, files, goal_sets
+from lewm.schema import SchemaError
 
 Capture = pytest.CaptureFixture[str]
 
@@ -48,7 +49,23 @@ def test_what_is_given_replaces_what_the_rule_says() -> None:
             goal_sets("standard", 5, [wrong])
 
 
+def test_recordings_that_nothing_is_trained_on_are_held_out_whole(
+    tiny_store: Store, tmp_path: Path, capsys: Capture
+) -> None:
+    words = ["manifest", "two_room", "--data", str(tiny_store.path), "--n", "5", "--distances", "10", "--held-out", "1"]
+    assert run(capsys, *words, "--out", str(tmp_path / "m.json.gz"))[0] == 0
+    assert run(capsys, *words, "--out", str(tmp_path / "m.json"))[0] == 0
+    packed, plain = tmp_path / "m.json.gz", tmp_path / "m.json"
+    assert load_manifest(packed) == load_manifest(plain) and load_manifest(plain).held_out == tuple(range(8))
+    assert packed.stat().st_size < plain.stat().st_size / 2
+    packed.write_bytes(packed.read_bytes()[:-20])
+    with pytest.raises(SchemaError, match=r"m\.json\.gz is not JSON"):
+        load_manifest(packed)
+
+
 def test_several_distances_are_several_files() -> None:
+    assert files(goal_sets("far", 5), Path("a/m.json.gz"))[0] == Path("a/m_50.json.gz")
+    assert files(goal_sets("far", 5), Path("a/m"))[2] == Path("a/m_across.json")
     assert files(goal_sets("standard", 5), Path("a/m.json")) == [Path("a/m.json")]
     assert files(goal_sets("far", 5), Path("a/m.json")) == [Path(f"a/m_{d}.json") for d in ("50", "75", "across")]
 
