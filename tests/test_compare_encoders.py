@@ -1,7 +1,7 @@
 """`lewm compare encoders`: the shipped comparisons shrunk to seconds, resuming, what is refused."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +65,17 @@ def test_every_row_is_made_and_measured(compared: tuple[list[EncoderResult], Pat
     assert named["vjepa2"].frozen_parameters == named["random"].frozen_parameters > 100_000
     assert named["vjepa2"].pretrain_steps == 2 and named["vjepa2"].pretrain_cpu_minutes is not None
     assert named["vjepa2"].trained_parameters == named["ijepa"].trained_parameters  # one predictor for all tokens
+
+
+@pytest.mark.parametrize("name", comparing.shipped())
+def test_shipped_comparisons_can_be_run(name: str, tmp_path: Path) -> None:
+    """Every key is known; one row is made with two_room, above."""
+    comparison = load_config(name)
+    runs = {row.name: comparing._run_of(comparison, row, tmp_path, []) for row in comparison.rows}
+    assert {run.task for run in runs.values()} == {name}
+    assert runs["lewm"].model.encoder.name == "conv"
+    assert all(run.model.encoder.name == "frozen" for row, run in runs.items() if row != "lewm")
+    assert len({json.dumps(asdict(run.evaluate)) for run in runs.values()}) == 1
 
 
 def test_rows_differ_in_the_encoder_alone(compared: tuple[list[EncoderResult], Path]) -> None:
