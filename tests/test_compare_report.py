@@ -117,6 +117,22 @@ def test_the_table_of_one_seed() -> None:
     assert table([]) == "no rows"
 
 
+def test_the_table_shows_the_worst_factor_as_the_training_goes_on() -> None:
+    """The lowest of the factors of a point, then the mean over seeds; points without an MLP probe have no column."""
+
+    def measured(step: int, x: float, y: float) -> CurvePoint:
+        return replace(point(step), mlp_r2={"x": x, "y": y, "still": None})
+
+    curves = [
+        (measured(0, 0.5, 0.1), point(50), measured(100, 0.9, 0.6)),
+        (measured(0, 0.2, 0.3), measured(100, 0.8, 0.9)),
+    ]
+    text = table([row(seed=seed, curve=curve) for seed, curve in enumerate(curves)])
+    assert "| objective | 0 steps | 100 steps |" in text
+    assert "| sigreg | 0.150 ± 0.071 | 0.700 ± 0.141 |" in text
+    assert "as the training goes on" not in table([row()])  # whose curve has no MLP probe
+
+
 def test_the_table_of_several_seeds_says_how_they_were_pooled() -> None:
     text = table([row(seed=0, rank=10.0), row(seed=2, rank=20.0, seconds_per_step=None)])
     assert "seeds 0, 2" in text and "over the goals of all seeds together" in text

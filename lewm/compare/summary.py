@@ -200,6 +200,11 @@ def table(rows: Sequence[CompareRow]) -> str:
         if all(len(summary.seeds) > 1 for summary in group):
             parts += [SEEDS, _over_seeds(group)]
         parts += ["R2 by state factor, linear probe / MLP:", _factors(group)]
+        if growth := _growth([row for row in rows if row.task == task], group):
+            parts += [
+                "R2 of the worst state factor as the training goes on, MLP probe of the clips of a point:",
+                growth,
+            ]
         if changes := sorted(f"{s.objective}: {s.change}" for s in group if s.change):
             parts.append("\n".join(["Constants other than the published ones:", *(f"- {c}" for c in changes)]))
     return "\n\n".join(parts)
@@ -249,6 +254,28 @@ def _factors(group: Sequence[Summary]) -> str:
     names = list(group[0].linear_r2)
     lines = [[x.objective, *(f"{_text(x.linear_r2[name])} / {_text(x.mlp_r2[name])}" for name in names)] for x in group]
     return markdown(["objective", *names], lines)
+
+
+def _growth(rows: Sequence[CompareRow], group: Sequence[Summary]) -> str:
+    """The factor with the lowest R2 at each point of the curves that has an MLP probe, mean over seeds."""
+    lines, columns = [], sorted({point.step for row in rows for point in row.curve if point.mlp_r2})
+    for x in group:
+        curves = [row.curve for row in rows if row.objective == x.objective]
+        at = {
+            step: spread(
+                min(r2) if (r2 := _known(point.mlp_r2)) else None
+                for curve in curves
+                for point in curve
+                if point.step == step
+            )
+            for step in columns
+        }
+        lines.append([x.objective, *(_text(at[step]) for step in columns)])
+    return markdown(["objective", *(f"{step} steps" for step in columns)], lines) if columns else ""
+
+
+def _known(r2: dict[str, float | None]) -> list[float]:
+    return [value for value in r2.values() if value is not None]
 
 
 def _worst(r2: dict[str, Spread | None]) -> str:
