@@ -230,9 +230,10 @@ COMMANDS: tuple[Row, ...] = (
     (
         commands_baselines.train_baseline,
         commands_baselines.add_train_baseline,
-        "an offline goal-conditioned policy to compare planners with",
-        "Train on the frozen latents of a checkpoint's encoder; a killed training is continued. Every setting that "
-        "--keys lists is an option, such as --width 512.",
+        "a goal-conditioned policy to compare planners with",
+        "Train on the frozen latents of a checkpoint's encoder, or by acting in the task (sac, td3, ppo of "
+        "stable-baselines3); a killed training is continued. Every setting that --keys lists is an option, such as "
+        "--width 512 or --observation pixels.",
     ),
     (
         commands_plan.plan,

@@ -31,13 +31,16 @@ def add_train_expert(sub: argparse.ArgumentParser) -> None:
 
 def train_expert(args: argparse.Namespace) -> None:
     """Train a policy on states for `lewm collect` to record."""
-    from lewm.expert import ExpertConfig, train_expert
+    from lewm.evaluate.statistics import wilson
+    from lewm.sb3.config import Sb3Config
+    from lewm.sb3.train import train_sb3
 
-    names = ExpertConfig.__dataclass_fields__
-    card = train_expert(ExpertConfig(**{name: getattr(args, name) for name in names}), args.out)
+    given = {name: getattr(args, name) for name in Sb3Config.__dataclass_fields__ if hasattr(args, name)}
+    card = train_sb3(Sb3Config(**given), args.out)
+    low, high = wilson(card.successes, card.episodes)
     print(
         f"success {card.successes}/{card.episodes} = {100 * card.success:.0f} % "
-        f"[{100 * card.low:.0f}, {100 * card.high:.0f}] within {card.episode_steps} steps, random starts and goals\n"
+        f"[{100 * low:.0f}, {100 * high:.0f}] within {card.config.episode_steps} steps, random starts and goals\n"
         f"trained {card.steps} steps in {card.wall_s:.0f} s\n"
         f"policy  {args.out / 'policy.zip'}\n"
         f"record it with --collect.policies '{{trained: {{policy: sb3, path: {args.out / 'policy.zip'}}}}}'"

@@ -112,6 +112,15 @@ class Card:
     versions: dict[str, str]
     """Of lewm and torch."""
 
+    def summary(self, out: Path) -> str:
+        """What the command says when it is done."""
+        return (
+            f"{self.kind}: {self.steps} steps on {self.episodes} episodes, {self.frames} frames, in "
+            f"{self.seconds:.0f} s\n"
+            f"baseline {out}\n"
+            f"evaluate it as the method {{kind: {self.kind}, path: {out}}}, with the same checkpoint"
+        )
+
 
 def encoder_fingerprint(model: WorldModel) -> str:
     """A hash of all that makes latents of pictures and blocks of actions: encoder, its input scaling, frame skip."""
@@ -189,12 +198,8 @@ def _check_out(out: Path, kind: str) -> None:
         raise ValueError(f"{out} holds the baseline {read_json(card).get('kind')}: choose another --out, or delete it")
 
 
-def load_offline(path: str | Path, kind: str, checkpoint: Checkpoint) -> tuple[nn.Module, Card]:
-    """The networks of a folder, on the checkpoint's device, for acting with its encoder.
-
-    Raises FileNotFoundError for a missing part, and ValueError for a folder of another kind or task, for another
-    encoder and for tensors that do not fit.
-    """
+def read_card(path: str | Path, kind: str) -> Card:
+    """The card of a folder. Raises FileNotFoundError for a missing part and ValueError for a folder of another kind."""
     folder = Path(path)
     for file in (folder / "baseline.json", weights_file(folder)):
         if not file.is_file():
@@ -207,6 +212,15 @@ def load_offline(path: str | Path, kind: str, checkpoint: Checkpoint) -> tuple[n
     card = build(Card, raw, str(folder / "baseline.json"))
     if card.kind != kind:
         raise ValueError(f"{folder} holds the baseline {card.kind}, not {kind}: correct the method's kind or its path")
+    return card
+
+
+def load_offline(path: str | Path, kind: str, checkpoint: Checkpoint) -> tuple[nn.Module, Card]:
+    """The networks of a folder, on the checkpoint's device, for acting with its encoder.
+
+    Raises what `read_card` raises, and ValueError for another task, another encoder and tensors that do not fit.
+    """
+    folder, card = Path(path), read_card(path, kind)
     if card.task != checkpoint.origin.task:
         raise ValueError(f"{folder} was trained on {card.task}, but {checkpoint.path} on {checkpoint.origin.task}")
     if card.encoder != encoder_fingerprint(checkpoint.model):

@@ -34,6 +34,7 @@ class OraclePolicy:
     """Replans every block on `GoalEnv.simulate`."""
 
     needs_frame = False
+    knows_state = True
 
     def __init__(self, config: OracleConfig, seed: int) -> None:
         self.config, self.seed = config, seed

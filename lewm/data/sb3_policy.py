@@ -100,10 +100,10 @@ def sb3_class(algorithm: str) -> Any:
     return {"sac": SAC, "td3": TD3, "ppo": PPO}[algorithm]
 
 
-def load_sb3(path: Path, algorithm: str | None, env: "GoalEnv") -> Any:
-    """Load a trained policy to act in `env`, on the CPU. This unpickles: it can run code of the file's maker.
+def unpickle_sb3(path: Path, algorithm: str | None) -> Any:
+    """Whatever stable-baselines3 saved in a zip, to act with, on the CPU. It can run code of the file's maker.
 
-    Raises FileNotFoundError without file or card, ValueError when the policy expects other observations or actions.
+    Raises FileNotFoundError without file or card, ValueError for a file that holds no policy of that algorithm.
     """
     import torch
 
@@ -117,7 +117,19 @@ def load_sb3(path: Path, algorithm: str | None, env: "GoalEnv") -> Any:
     # A policy that only acts needs no memory of its training, and HER's would ask for a training environment.
     unused: dict[str, Any] = {"replay_buffer_class": None, "replay_buffer_kwargs": {}, "buffer_size": 1}
     with torch.random.fork_rng(devices=[]):  # its networks are initialised before they are loaded
-        model = sb3_class(algorithm).load(path, device="cpu", custom_objects=unused)
+        try:
+            return sb3_class(algorithm).load(path, device="cpu", custom_objects=unused)
+        except (AttributeError, AssertionError, KeyError, TypeError, RuntimeError) as error:
+            first = " ".join(str(error).split())
+            raise ValueError(f"{path} holds no policy of {algorithm} ({first}): correct its algorithm") from error
+
+
+def load_sb3(path: Path, algorithm: str | None, env: "GoalEnv") -> Any:
+    """Load a trained policy to act in `env`, on the CPU. This unpickles: it can run code of the file's maker.
+
+    Raises FileNotFoundError without file or card, ValueError when the policy expects other observations or actions.
+    """
+    model = unpickle_sb3(path, algorithm)
     sample = StateFeatures.of(env).observation(env.state, env.state)
     spaces = getattr(model.observation_space, "spaces", {})
     wanted = {key: value.shape for key, value in sample.items()}

@@ -24,6 +24,7 @@ from lewm.evaluate.methods import (
     PlanConfig,
     labels,
     make_policy,
+    training_budget,
     weight_files,
     within_budget,
 )
@@ -168,6 +169,8 @@ def evaluate(
                 manifest=fingerprint(manifest),
                 commit=commit,
                 joules_per_plan=times.joules,
+                trained=training_budget(method, checkpoint),
+                true_state=getattr(policy, "knows_state", False),
             )
             results.append(Evaluated(row, manifest, method, tuple(outcomes)))
     return results

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Literal, cast
 
 from lewm.baselines import BASELINES, BaselineConfig
-from lewm.baselines.offline import OfflineMethod, offline_agent, searches, weights_file
+from lewm.baselines.offline import OfflineMethod, offline_agent, read_card, searches, weights_file
+from lewm.baselines.sb3 import Sb3Method, sb3_algorithm, sb3_card
 from lewm.checkpoint import Checkpoint
 from lewm.evaluate.timing import torch_threads
 from lewm.planning.action_limits import AS_RECORDED, ActionLimits
@@ -15,6 +16,7 @@ from lewm.planning.costs import CostConfig
 from lewm.planning.informed_start import Follow, ProposalUse, check_proposal
 from lewm.planning.policy import AgentPolicy, Policy
 from lewm.planning.realtime import RealtimeAgent
+from lewm.schema import read_json
 from planners import CEM, PlannerConfig
 
 
@@ -120,7 +122,23 @@ def make_policy(method: MethodConfig, checkpoint: Checkpoint | None, seed: int) 
 def weight_files(method: MethodConfig, checkpoint: Checkpoint | None) -> list[Path]:
     """The files of learned numbers that a method's outcomes depend on."""
     files = [checkpoint.path / "model.safetensors"] if checkpoint and isinstance(method, LearnedConfig) else []
+    if isinstance(method, Sb3Method):
+        return method.files
     return [*files, weights_file(method.path)] if isinstance(method, OfflineMethod) else files
+
+
+def training_budget(method: MethodConfig, checkpoint: Checkpoint | None) -> str:
+    """What learning took, for the tables; empty where nothing was learned, or nobody wrote it down."""
+    if isinstance(method, Sb3Method):
+        policy = sb3_card(method)
+        return f"{policy.steps:,} environment steps in {policy.wall_s:,.0f} s" if policy else ""
+    if isinstance(method, OfflineMethod):
+        card = read_card(method.path, method.kind)
+        return f"{card.frames:,} recorded frames, {card.steps:,} optimiser steps in {card.seconds:,.0f} s"
+    if not isinstance(method, LearnedConfig) or checkpoint is None:
+        return ""
+    train = read_json(checkpoint.path / "config.json").get("training", {}).get("train", {})
+    return f"recordings, {train['steps']:,} optimiser steps" if "steps" in train else ""
 
 
 def within_budget(method: MethodConfig, checkpoint: Checkpoint | None, threads: int, quiet: bool) -> MethodConfig:
@@ -158,6 +176,8 @@ def labels(method: MethodConfig) -> MethodLabels:
         return MethodLabels(method.name, "proposal", "none", 1, 1, method.replan_every, method.replan_every)
     if isinstance(method, OfflineMethod) and not searches(method):
         return MethodLabels(method.name, method.kind, "none", 1, 1, 1, 1)
+    if isinstance(method, Sb3Method):
+        return MethodLabels(method.name, sb3_algorithm(method), "none", 1, 1, 1, 1)
     planner = getattr(method, "planner", None)
     if planner is None:
         return MethodLabels(method.name, "none", "none", 0, 0, 0, 0)

@@ -47,6 +47,11 @@ class ResultRow:
     """Revision of the code, `+changes` when edited."""
     joules_per_plan: float | None = field(default=None, kw_only=True)
     """Of the processors and the GPU that plans; None where they do not count it."""
+    trained: str = field(default="", kw_only=True)
+    """What learning took: environment steps or recorded frames, and wall time. Empty where nothing was learned, where
+    nobody wrote it down, and in rows of an older lewm."""
+    true_state: bool = field(default=False, kw_only=True)
+    """Whether the method is told the true state and that of the goal; planners see pictures."""
 
 
 def save_results(rows: Sequence[ResultRow], path: Path) -> None:
@@ -69,7 +74,7 @@ def table(rows: Sequence[ResultRow], marks: Mapping[tuple[str, str], str] | None
     header += ("encoder", "J/plan") if counted else ("encoder",)
     lines = [header if marks is None else (*header, "difference")]
     for row in rows:
-        search = f"{row.planner} {row.candidates}x{row.iterations}x{row.horizon}" if row.candidates else "-"
+        search = f"{planner(row)} {row.candidates}x{row.iterations}x{row.horizon}" if row.candidates else "-"
         lines.append(
             (
                 row.goals,
@@ -90,20 +95,27 @@ def table(rows: Sequence[ResultRow], marks: Mapping[tuple[str, str], str] | None
     return "\n".join([*text, legend] if legend else text)
 
 
+def planner(row: ResultRow) -> str:
+    """What decides, and whether it is told what no agent sees."""
+    return f"{row.planner} (true state)" if row.true_state else row.planner
+
+
 def search(row: ResultRow) -> str:
     """The planner and its size, or a dash."""
     every = f", every {row.replan_every} blocks" if row.replan_every > 1 else ""
-    return f"{row.planner} {row.candidates} x {row.iterations} x {row.horizon}{every}" if row.candidates else "-"
+    return f"{planner(row)} {row.candidates} x {row.iterations} x {row.horizon}{every}" if row.candidates else "-"
 
 
 def summary(rows: Sequence[ResultRow]) -> str:
     """Markdown with a row per method and a column per goal set: success in percent with its Wilson 95 % interval.
 
-    Milliseconds per plan are the median over the goal sets of their p50. A method without a row has a dash.
+    Milliseconds per plan are the median over the goal sets of their p50. A method without a row has a dash. What
+    learning took is in the last column, where any row says it.
     """
     goals = list(dict.fromkeys(row.goals for row in rows))
     sizes = {row.goals: f"{row.goals}, n = {row.n}, {row.budget} steps" for row in rows}
-    head = ["method", "search", *(sizes[name] for name in goals), "ms per plan"]
+    learned = any(row.trained for row in rows)
+    head = ["method", "search", *(sizes[name] for name in goals), "ms per plan", *["learned from"] * learned]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for method in dict.fromkeys(row.method for row in rows):
         mine = {row.goals: row for row in rows if row.method == method}
@@ -113,7 +125,8 @@ def summary(rows: Sequence[ResultRow]) -> str:
             for g in goals
         ]
         times = f"{median(row.plan_ms_p50 for row in mine.values()):.1f}" if first.candidates else "-"
-        lines.append(f"| {' | '.join([method, search(first), *rates, times])} |")
+        cells = [method, search(first), *rates, times, *[first.trained or "-"] * learned]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

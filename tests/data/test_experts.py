@@ -13,8 +13,9 @@ import envs
 from lewm.data.collect import CollectConfig, collect
 from lewm.data.experts import ReplayExpert, ScriptedExpert, make_performers, parse_policies
 from lewm.data.sb3_policy import Sb3Policy, StateFeatures
-from lewm.data.state_goal_env import StateGoalEnv
 from lewm.data.store import Store
+from lewm.sb3.env import Sb3Env
+from lewm.sb3.views import StateView
 from lewm.schema import build
 
 SETTINGS = {"size": 32}
@@ -155,7 +156,8 @@ def test_recordings_that_do_not_fit_are_refused(source: Store, tmp_path: Path) -
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A policy that has learned nothing, as a user's own training would leave it: no card."""
     path = tmp_path_factory.mktemp("sb3") / "policy.zip"
-    env = StateGoalEnv(envs.make("two_room", **SETTINGS), "dense", 10)
+    task = envs.make("two_room", **SETTINGS)
+    env = Sb3Env(task, StateView(task), "dense", 10)
     PPO("MultiInputPolicy", env, n_steps=8, batch_size=8, seed=1, device="cpu").save(path)
     return path
 
