@@ -55,6 +55,19 @@ def tiny_checkpoint(tiny_checkpoint_path: Path) -> Checkpoint:
     return load(tiny_checkpoint_path)
 
 
+@pytest.fixture(scope="session", params=["state", "pixels"])
+def tiny_sb3(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of stable-baselines3's, on states and on pixels; its policy knows nothing."""
+    from lewm.sb3.config import Sb3Config
+    from lewm.sb3.train import train_sb3
+
+    out = tmp_path_factory.mktemp("sb3") / request.param
+    frames = {"frames": 2, "stride": 2, "size": 16} if request.param == "pixels" else {}
+    settings, few = {"size": 32}, {"steps": 20, "episode_steps": 10, "evaluations": 1}
+    train_sb3(Sb3Config("two_room", settings, observation=request.param, **few, **frames), out, quiet=True)
+    return out
+
+
 @pytest.fixture(scope="session")
 def on_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnTwoRanks]:
     with two_processes(tmp_path_factory.mktemp("ranks")) as run:

@@ -33,7 +33,7 @@ class PixelExtractor(BaseFeaturesExtractor):
         for after in CHANNELS:
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.ReLU()]
             grid, before = (grid + 1) // 2, after
-        self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.layers = nn.Sequential(*layers)
         self.out = nn.Sequential(nn.Linear(before * grid**2, FEATURES), nn.LayerNorm(FEATURES), nn.Tanh())
 
     def forward(self, observations: dict[str, Tensor]) -> Tensor:

@@ -1,6 +1,8 @@
 """The floor and the ceiling of every table: random is independent of its neighbours, the oracle solves the tasks."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from lewm.baselines import (
     RandomConfig,
     RandomPolicy,
     ReplayConfig,
+    Sb3Method,
     ZeroConfig,
 )
 from lewm.evaluate.manifest import GoalSet, Manifest, Problem
@@ -40,8 +43,8 @@ def problems(task: str, pairs: Sequence[tuple[Sequence[float], Sequence[float]]]
 
 
 def test_the_table_is_covered() -> None:
-    assert CONFIGS.keys() == BASELINES.keys()
-    for kind, config in CONFIGS.items():
+    assert CONFIGS.keys() | {"sb3"} == BASELINES.keys()
+    for kind, config in (CONFIGS | {"sb3": Sb3Method("x")}).items():
         assert config.kind == kind and config.name == kind
 
 
@@ -58,23 +61,32 @@ def actions(policy: Policy, indices: Sequence[int], steps: int) -> np.ndarray:
     )
     rows = []
     for _ in range(steps):
-        rows.append(np.array(policy.act(None, np.ones(len(tasks), bool))))
+        pixels = np.stack([task.render() for task in tasks]) if policy.needs_frame else None
+        rows.append(np.array(policy.act(pixels, np.ones(len(tasks), bool))))
         for task, action in zip(tasks, rows[-1], strict=True):
             task.advance(action)
     return np.stack(rows)
 
 
-@pytest.mark.parametrize("kind", BASELINES)
+@pytest.mark.parametrize("kind", CONFIGS)
 def test_no_neighbour_changes_an_action(kind: str) -> None:
-    policy = BASELINES[kind](CONFIGS[kind], 3)
-    assert not policy.needs_frame
+    check_neighbours(kind, CONFIGS[kind], needs_frame=False)
+
+
+def test_no_neighbour_changes_an_action_of_a_trained_policy(tiny_sb3: Path) -> None:
+    check_neighbours("sb3", Sb3Method(str(tiny_sb3)), needs_frame=tiny_sb3.name == "pixels")
+
+
+def check_neighbours(kind: str, config: Any, needs_frame: bool) -> None:
+    policy = BASELINES[kind](config, 3)
+    assert policy.needs_frame == needs_frame
     together = actions(policy, [0, 1, 2, 3, 4], 7)
     assert together.shape == (7, 5, 2) and np.abs(together).max() <= 1
     for position, order in ((0, [2]), (1, [4, 2])):
-        alone = actions(BASELINES[kind](CONFIGS[kind], 3), order, 7)
+        alone = actions(BASELINES[kind](config, 3), order, 7)
         np.testing.assert_array_equal(alone[:, position], together[:, 2])
     np.testing.assert_array_equal(actions(policy, [0, 1, 2, 3, 4], 7), together)
-    reseeded = actions(BASELINES[kind](CONFIGS[kind], 4), [2], 7)[:, 0]
+    reseeded = actions(BASELINES[kind](config, 4), [2], 7)[:, 0]
     assert np.array_equal(reseeded, together[:, 2]) == (kind not in DRAWING)
 
 
