@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 import lewm
-from lewm import cli, commands_plan
+from lewm import cli
+from lewm.commands import plan
 from lewm.config import RunConfig, dump, load, with_seed
 from lewm.data.store import Store
 from lewm.schema import describe
@@ -188,7 +189,7 @@ def test_shell_completion(name: str, capsys: Capture) -> None:
 
 
 def test_numbers() -> None:
-    assert commands_plan.numbers("0.2,-3") == (0.2, -3.0)
+    assert plan.numbers("0.2,-3") == (0.2, -3.0)
 
 
 def test_start_states_that_are_no_numbers(capsys: Capture) -> None:

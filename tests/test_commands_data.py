@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import lewm
 from lewm import cli
-from lewm.commands_data import mapping
+from lewm.commands.data import mapping
 from lewm.data.audit import AUDITS
 from lewm.data.exporters import EXPORTERS
 from lewm.data.importers import IMPORTERS

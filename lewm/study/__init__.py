@@ -1,7 +1,7 @@
 """Physical understanding: what a world model knows of its world, measured on held-out episodes. Command `lewm study`.
 
 Every study is a file here with a config, `measure` (subject in, frozen rows out), `plot` and `table`; adding one is
-that file, a row of `STUDIES` and its options in `lewm.commands_study`.
+that file, a row of `STUDIES` and its options in `lewm.commands.study`.
 """
 
 from collections.abc import Callable, Mapping

@@ -24,7 +24,7 @@ from lewm.baselines.offline import (
 from lewm.baselines.trainers import TRAINERS, settings
 from lewm.checkpoint import Checkpoint, load, save_checkpoint
 from lewm.cli import main
-from lewm.commands_baselines import KINDS
+from lewm.commands.baselines import KINDS
 from lewm.config import RunConfig, dump
 from lewm.config import load as load_run
 from lewm.data.store import Store

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from lewm.cli import build_parser
+from lewm.cli import build_parser, split_overrides
 from lewm.evaluate.power import power_rows, table
 from lewm.evaluate.rules import RULES
 
@@ -14,7 +14,7 @@ def test_every_command_it_shows_is_understood() -> None:
     shown = re.findall(r"^    lewm (.*)", PAGE, re.MULTILINE)
     assert {line.split()[0] for line in shown} >= {"manifest", "evaluate", "report", "compare", "power", "leaderboard"}
     for line in shown:
-        _, unknown = build_parser().parse_known_args(line.split())
+        _, unknown = build_parser().parse_known_args(split_overrides(line.split())[1])
         assert not unknown, line
 
 

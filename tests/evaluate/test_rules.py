@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lewm import cli, commands_evaluation
+from lewm import cli
+from lewm.commands import evaluation
 from lewm.data.store import Store, split_episodes
 from lewm.evaluate.manifest import GoalSet, load_manifest
 from lewm.evaluate.rules import RULES, files, goal_sets
@@ -26,7 +27,7 @@ def run(capsys: Capture, *words: str) -> tuple[int, str, str]:
 
 
 def test_the_rules() -> None:
-    assert tuple(RULES) == commands_evaluation.RULES
+    assert tuple(RULES) == evaluation.RULES
     assert goal_sets("standard", 200) == [GoalSet("ahead_25")]  # what the shipped runs call ahead_25
     assert goal_sets("strict", 9) == [
         GoalSet("strict_25", count=9, pairs="ahead_25", tolerance=0.5, hold=5, orientation=True)

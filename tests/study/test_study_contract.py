@@ -14,7 +14,7 @@ from task_rows import task_rows
 import lewm.study
 from lewm import cli, pipeline
 from lewm.checkpoint import Checkpoint
-from lewm.commands_study import ENTRIES
+from lewm.commands.study import ENTRIES
 from lewm.config import RunConfig
 from lewm.cost_to_go import CostToGo
 from lewm.data.collect import CollectConfig

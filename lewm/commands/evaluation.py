@@ -4,8 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from lewm.cli_shared import add_json
-from lewm.commands import write_rows
+from lewm.commands.shared import add_json, write_rows
 
 RULES = ("standard", "strict", "far", "shift")
 

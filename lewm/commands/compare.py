@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lewm.cli_shared import Row, add_device, add_json, add_whats, run_what
-from lewm.commands import write_rows
+from lewm.commands.shared import Row, add_device, add_json, add_whats, run_what, write_rows
 
 
 def add_objectives(sub: argparse.ArgumentParser) -> None:

@@ -1,8 +1,11 @@
-"""Options that several commands share."""
+"""What several commands share: options, the run they work on, rows for a file."""
 
 import argparse
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 Parser = Callable[[argparse.ArgumentParser], None]
 Row = tuple[Callable[[argparse.Namespace], None], Parser, str, str]
@@ -46,3 +49,36 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 def add_json(parser: argparse.ArgumentParser) -> None:
     """A copy of what was measured."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to FILE")
+
+
+def cpu_count() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def load_run(args: argparse.Namespace) -> Any:
+    """The run a command works on; prints it and exits for --print-config and --keys."""
+    from lewm import config
+    from lewm.schema import SchemaError
+
+    if args.keys:
+        print(config.help_text())
+        raise SystemExit(0)
+    run = config.load(args.config, args.overrides)
+    if getattr(args, "seed", None) is not None:
+        run = config.with_seed(run, args.seed)
+    if args.print_config:
+        print(config.dump(run), end="")
+        raise SystemExit(0)
+    for name in args.needs:
+        if getattr(args, name) is None:
+            raise SchemaError(f"command line: --{name} is missing; add it")
+    return run
+
+
+def write_rows(path: Path | None, rows: Sequence[Any]) -> None:
+    """Write measured rows where the user asked for them."""
+    from lewm.schema import write_json
+
+    if path is not None:
+        write_json([asdict(row) for row in rows], path)

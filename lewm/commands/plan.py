@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lewm.cli_shared import add_device
+from lewm.commands.shared import add_device
 
 
 def numbers(text: str) -> tuple[float, ...]:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lewm.commands_data import mapping
+from lewm.commands.data import mapping
 
 ALGORITHMS = ("sac", "td3", "ppo")
 

@@ -1,38 +1,21 @@
-"""What each command of the command line does; imports are made only when a command runs."""
+"""demo, collect, train, evaluate, report, import-model, doctor: their options and what they do."""
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+
+from lewm.commands.shared import add_device, add_json, add_run, cpu_count, load_run, write_rows
 
 
-def load_run(args: argparse.Namespace) -> Any:
-    """The run a command works on; prints it and exits for --print-config and --keys."""
-    from lewm import config
-    from lewm.schema import SchemaError
-
-    if args.keys:
-        print(config.help_text())
-        raise SystemExit(0)
-    run = config.load(args.config, args.overrides)
-    if getattr(args, "seed", None) is not None:
-        run = config.with_seed(run, args.seed)
-    if args.print_config:
-        print(config.dump(run), end="")
-        raise SystemExit(0)
-    for name in args.needs:
-        if getattr(args, name) is None:
-            raise SchemaError(f"command line: --{name} is missing; add it")
-    return run
-
-
-def write_rows(path: Path | None, rows: Sequence[Any]) -> None:
-    """Write measured rows where the user asked for them."""
-    from lewm.schema import write_json
-
-    if path is not None:
-        write_json([asdict(row) for row in rows], path)
+def add_demo(sub: argparse.ArgumentParser) -> None:
+    """Options of `lewm demo`."""
+    add_run(sub, optional=True)
+    sub.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for everything (default runs/demo)")
+    sub.add_argument("--seed", type=int, help="seed of recording, training and evaluation (default: the run's own)")
+    sub.add_argument("--processes", type=int, default=cpu_count(), help="recording processes (default: all cores)")
+    add_device(sub)
+    add_json(sub)
+    sub.set_defaults(takes_overrides=True)
 
 
 def demo(args: argparse.Namespace) -> None:
@@ -53,6 +36,15 @@ def demo(args: argparse.Namespace) -> None:
     print(f"\nreport {report}\nresults {args.out / 'results.json'}\ncheckpoint {path}")
 
 
+def add_collect(sub: argparse.ArgumentParser) -> None:
+    """Options of `lewm collect`."""
+    add_run(sub)
+    sub.add_argument("--out", type=Path, help="folder of the store; a killed recording is continued")
+    sub.add_argument("--seed", type=int, help="seed (default: the run's own)")
+    sub.add_argument("--processes", type=int, default=cpu_count(), help="processes; never changes the data")
+    sub.set_defaults(takes_overrides=True, needs=("out",))
+
+
 def collect(args: argparse.Namespace) -> None:
     """Record rollouts."""
     run = load_run(args)
@@ -60,6 +52,24 @@ def collect(args: argparse.Namespace) -> None:
     from lewm.data.inspect import describe
 
     print(describe(pipeline.record(run, args.out, args.processes)))
+
+
+def add_train(sub: argparse.ArgumentParser) -> None:
+    """Options of `lewm train`."""
+    add_run(sub)
+    sub.add_argument(
+        "--data", type=Path, help="store to train on (default OUT/data, recorded first if it is not there)"
+    )
+    sub.add_argument("--out", type=Path, help="folder of the run; the model ends up in OUT/checkpoint")
+    sub.add_argument("--seed", type=int, help="seed (default: the run's own)")
+    sub.add_argument(
+        "--processes", type=int, default=cpu_count(), help="recording processes, where data must be recorded"
+    )
+    only = sub.add_mutually_exclusive_group()
+    only.add_argument("--cost-to-go-only", type=Path, metavar="CHECKPOINT", help="only fit a cost-to-go for this model")
+    only.add_argument("--proposal-only", type=Path, metavar="CHECKPOINT", help="only fit a proposal for this model")
+    add_device(sub)
+    sub.set_defaults(takes_overrides=True, needs=("out",))
 
 
 def train(args: argparse.Namespace) -> None:
@@ -86,6 +96,30 @@ def train(args: argparse.Namespace) -> None:
     if distributed.rank() == 0:
         print(f"checkpoint {path}")
     distributed.finish()
+
+
+def add_evaluate(sub: argparse.ArgumentParser) -> None:
+    """Options of `lewm evaluate`."""
+    add_run(sub)
+    sub.add_argument("--checkpoint", type=Path, help="folder that `lewm train` wrote")
+    sub.add_argument("--data", type=Path, help="store whose held-out episodes give starts and goals")
+    sub.add_argument("--manifest", type=Path, nargs="+", help="rerun exactly these start and goal pairs instead")
+    sub.add_argument("--out", type=Path, help="folder for manifests, outcomes, results.json, report.html")
+    sub.add_argument("--seed", type=int, help="seed (default: the run's own)")
+    sub.add_argument("--against", metavar="METHOD", help="row that the others are tested against (default: the best)")
+    sub.add_argument(
+        "--shift",
+        nargs="*",
+        metavar="FACTOR",
+        help="also the same pairs in changed worlds, one goal set for each word: a factor of variation of the task, "
+        "picture, physics, or all at once (default: all)",
+    )
+    add_device(sub)
+    add_json(sub)
+    sub.set_defaults(
+        takes_overrides=True,
+        needs=("checkpoint", "out"),
+    )
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -127,6 +161,30 @@ def evaluate(args: argparse.Namespace) -> None:
     print(f"results {args.out / 'results.json'}")
 
 
+def add_import_model(sub: argparse.ArgumentParser) -> None:
+    """Options of `lewm import-model`."""
+    sub.add_argument("source", type=Path, help="folder with weights.pt and config.json, or the .pt file itself")
+    sub.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
+    sub.add_argument(
+        "--into",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="the source is a predictor of V-JEPA 2-AC (.safetensors or .pt) for this checkpoint of ours, which brings "
+        "the encoder and has predictor ac in the same sizes",
+    )
+    sub.add_argument("--task", help="task it was trained for; any name, a lewm task's to act in it")
+    for name, what in (
+        ("low", "lower bound"),
+        ("high", "upper bound"),
+        ("mean", "mean in training"),
+        ("std", "std in training"),
+    ):
+        sub.add_argument(f"--action-{name}", type=float, nargs="+", metavar="X", help=f"{what} of every action entry")
+    sub.add_argument("--stats", type=Path, metavar="FILE", help="JSON with any of the above: action_mean, task, ...")
+    sub.add_argument("--frame-skip", type=int, help="environment steps per block (default 5)")
+    sub.add_argument("--control-dt", type=float, help="seconds per environment step (default 0.1)")
+
+
 def import_model(args: argparse.Namespace) -> None:
     """Turn a peer's checkpoint into one of ours."""
     from lewm.import_model import DataFacts, data_facts, import_model, import_predictor
@@ -140,6 +198,15 @@ def import_model(args: argparse.Namespace) -> None:
         print(f"checkpoint {import_predictor(args.source, args.into, args.out)}")
         return
     print(f"checkpoint {import_model(args.source, args.out, data_facts(given, args.stats))}")
+
+
+def add_report(sub: argparse.ArgumentParser) -> None:
+    """Options of `lewm report`."""
+    sub.add_argument("run_dir", type=Path, help="folder that `lewm evaluate` or `lewm demo` wrote")
+    sub.add_argument("--out", type=Path, metavar="HTML", help="file to write (default RUN_DIR/report.html)")
+    sub.add_argument("--markdown", action="store_true", help="print the table as Markdown instead")
+    sub.add_argument("--summary", action="store_true", help="as --markdown, a row per method and a column per goal set")
+    sub.add_argument("--against", metavar="METHOD", help="row that the others are tested against; best for the best")
 
 
 def report(args: argparse.Namespace) -> None:
@@ -164,6 +231,11 @@ def report(args: argparse.Namespace) -> None:
     from lewm.evaluate.report import rebuild_report
 
     print(f"report {rebuild_report(args.run_dir, args.out, against)}")
+
+
+def add_doctor(sub: argparse.ArgumentParser) -> None:
+    """Options of `lewm doctor`."""
+    add_json(sub)
 
 
 def doctor(args: argparse.Namespace) -> None:

@@ -8,8 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from lewm.cli_shared import add_device, add_json
-from lewm.commands import write_rows
+from lewm.commands.shared import add_device, add_json, write_rows
 
 CODECS = ("raw", "png", "webp", "jpeg")
 CODEC_HELP = "raw is fastest to read, png and webp are lossless, jpeg is lossy"

@@ -6,8 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from lewm.cli_shared import add_device, add_json
-from lewm.commands import write_rows
+from lewm.commands.shared import add_device, add_json, write_rows
 
 Options = Callable[[argparse.ArgumentParser], None]
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lewm.cli_shared import add_device, add_json
+from lewm.commands.shared import add_device, add_json
 
 KINDS = ("gcbc", "gcivl", "gciql", "hilp", "inverse", "tdmpc2", "sac", "td3", "ppo")
 

@@ -3,8 +3,7 @@
 import argparse
 from dataclasses import replace
 
-from lewm.cli_shared import add_device, add_json
-from lewm.commands import write_rows
+from lewm.commands.shared import add_device, add_json, write_rows
 
 
 def add_data(sub: argparse.ArgumentParser) -> None:

@@ -5,9 +5,8 @@ import os
 import sys
 from pathlib import Path
 
-from lewm import commands_bench_data
-from lewm.cli_shared import Row, add_device, add_json, add_run, add_whats, run_what
-from lewm.commands import load_run, write_rows
+from lewm.commands import bench_data
+from lewm.commands.shared import Row, add_device, add_json, add_run, add_whats, load_run, run_what, write_rows
 
 
 def add_plan(sub: argparse.ArgumentParser) -> None:
@@ -318,8 +317,8 @@ BENCHES: tuple[Row, ...] = (
         "latent width and the slices grow; SIGReg beside its formula written out.",
     ),
     (
-        commands_bench_data.data,
-        commands_bench_data.add_data,
+        bench_data.data,
+        bench_data.add_data,
         "reading, recording and the memory of stores",
         "Windows per second of one recording: in our store with every codec, from disk, RAM and GPU, in HDF5 as "
         "stable-worldmodel keeps it, in Lance and as LeRobot's video, in turns; some minutes. With --recording: frames "
