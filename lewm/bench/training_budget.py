@@ -74,6 +74,7 @@ def bench_budget(
         load_after = load_average()
         found = [success for success, _, _ in plan_with(rung, load(path, str(device)), store, folder)]
         n, successes = sum(s.n for s in found), sum(s.successes for s in found)
+        low, high = wilson(successes, n)
         spent = kept_times(folder)["train"]
         rows.append(
             BudgetRow(
@@ -85,7 +86,8 @@ def bench_budget(
                 n=n,
                 successes=successes,
                 success=successes / n,
-                **dict(zip(("low", "high"), wilson(successes, n))),
+                low=low,
+                high=high,
                 target=target,
                 threads=torch.get_num_threads(),
                 device=device.type,
