@@ -103,14 +103,16 @@ class Spent:
 
 @contextmanager
 def keep_time(folder: Path, stage: str) -> Iterator[None]:
-    """Add what a stage takes to `folder/spent.json`; a call that is killed loses its own part."""
+    """Add what a stage takes to `folder/spent.json`, also where it is interrupted; only a hard kill loses its part."""
     wall, cpu = time.perf_counter(), time.process_time()
-    yield
-    known = kept_times(folder)
-    before = known.get(stage, Spent(0.0, 0.0))
-    seconds = before.seconds + time.perf_counter() - wall
-    known[stage] = Spent(seconds, before.cpu_seconds + time.process_time() - cpu)
-    write_json({name: asdict(spent) for name, spent in known.items()}, folder / "spent.json")
+    try:
+        yield
+    finally:
+        known = kept_times(folder)
+        before = known.get(stage, Spent(0.0, 0.0))
+        seconds = before.seconds + time.perf_counter() - wall
+        known[stage] = Spent(seconds, before.cpu_seconds + time.process_time() - cpu)
+        write_json({name: asdict(spent) for name, spent in known.items()}, folder / "spent.json")
 
 
 def kept_times(folder: Path) -> dict[str, Spent]:
