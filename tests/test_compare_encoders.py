@@ -4,7 +4,6 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -13,7 +12,7 @@ from lewm.cli import main
 from lewm.compare import encoders as comparing
 from lewm.compare.encoders import EncoderResult, EncoderRow, EncodersConfig, compare_encoders, load_config, table
 from lewm.evaluate.statistics import wilson
-from lewm.evaluate.timing import kept_times
+from lewm.evaluate.timing import PlanTimes, kept_times
 from lewm.schema import SchemaError
 from lewm.study.probes import ProbesConfig
 
@@ -99,6 +98,17 @@ def test_a_finished_row_is_kept_and_other_settings_are_refused(
         compare_encoders(shrunk("two_room"), ["lewm"], out, CPU, [*SMALL.split(), "--train.seed", "1"])
 
 
+def test_plans_can_be_timed_again(compared: tuple[list[EncoderResult], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    results, out = compared
+    monkeypatch.setattr(comparing, "time_plans", lambda *_: PlanTimes(7.0, 8.0, 1.0, 2, 1))
+    monkeypatch.setattr("lewm.evaluate.runner.stand", lambda *_: pytest.fail("a finished goal was tried again"))
+    before = (out / "pixels" / "row.json").read_text()
+    comparing.time_again(shrunk("two_room"), out, CPU, SMALL.split())
+    again = compare_encoders(shrunk("two_room"), ["pixels"], out, CPU, SMALL.split())
+    assert again == [replace(results[4], plan_ms_p50=(7.0,) * 4)]
+    (out / "pixels" / "row.json").write_text(before)
+
+
 def test_a_row_that_was_killed_finds_what_it_had_finished(
     compared: tuple[list[EncoderResult], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,14 +122,15 @@ def test_a_row_that_was_killed_finds_what_it_had_finished(
 
 
 def test_the_table_says_what_was_measured(compared: tuple[list[EncoderResult], Path]) -> None:
-    text = table(compared[0])
-    row = next(line for line in text.splitlines() if line.startswith("| pixels"))
-    pixels = compared[0][4]
-    errors = np.sqrt(np.mean([e[0] ** 2 for e in pixels.state_error.values()]))
-    assert "16 x 108" in row and f"{pixels.trained_parameters:,} / 0" in row and f"{errors:.3f}, " in row
-    assert min(e.value for e in pixels.linear_r2.values() if e) == pytest.approx(
-        float(row.split("|")[5].split("/")[0]), abs=6e-4
-    )
+    lines = table(compared[0]).splitlines()
+    pixels, x = [line for line in lines if line.startswith("| pixels")], compared[0][4]
+    assert f"| 16 x 108 | {x.trained_parameters:,} | 0 | - |" in pixels[0]
+    linear, mlp = (r2["x"].value for r2 in (x.linear_r2, x.mlp_r2))
+    assert pixels[1].startswith(f"| pixels | {linear:.3f} / {mlp:.3f} |")
+    assert f"{x.state_error['y'][0]:.3f}, {x.state_error['y'][4]:.3f}" in pixels[2]
+    assert f"| {100 * x.success[0].success:.0f} (" in pixels[3] and f"{x.plan_ms_p50[0]:.1f} ms" in pixels[3]
+    wide = table([replace(compared[0][0], state_error={}), x])
+    assert "| lewm | - | - |" in wide  # latents too wide to be decoded
     assert table([]) == "no rows"
 
 

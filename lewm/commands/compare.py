@@ -43,6 +43,7 @@ def add_encoders(sub: argparse.ArgumentParser) -> None:
     """Options of `lewm compare encoders`."""
     sub.add_argument("comparison", help="two_room, reacher (configs/encoders/), or a YAML file")
     sub.add_argument("--rows", nargs="+", default=[], metavar="NAME", help="rows of the comparison (default: all)")
+    sub.add_argument("--time-again", action="store_true", help="first time the plans of finished rows again")
     sub.add_argument("--out", type=Path, required=True, help="folder of all rows")
     add_device(sub)
     add_json(sub)
@@ -51,10 +52,13 @@ def add_encoders(sub: argparse.ArgumentParser) -> None:
 
 def encoders(args: argparse.Namespace) -> None:
     """Frozen encoders and one trained end to end."""
-    from lewm.compare.encoders import compare_encoders, load_config, table
+    from lewm.compare.encoders import compare_encoders, load_config, table, time_again
     from lewm.pipeline import pick_device
 
-    rows = compare_encoders(load_config(args.comparison), args.rows, args.out, pick_device(args.device), args.overrides)
+    comparison, device = load_config(args.comparison), pick_device(args.device)
+    if args.time_again:
+        time_again(comparison, args.out, device, args.overrides)
+    rows = compare_encoders(comparison, args.rows, args.out, device, args.overrides)
     write_rows(args.json, rows)
     print(f"{table(rows)}\n\ntable {args.out / 'table.md'}")
 

@@ -209,12 +209,7 @@ def _measure(row: EncoderRow, run: RunConfig, store: Store, folder: Path, device
     for each in imagined:
         errors.setdefault(each.quantity, []).append(each.error.value if each.error is not None else float("nan"))
     latent = tuple(errors.pop(rollout.LATENT_ERROR))
-    success, times = [], []
-    for reached, manifest, policy in plan_with(run, checkpoint, store, folder):
-        success.append(reached)
-        times.append(
-            time_plans(policy, manifest, run.evaluate.timed_plans, run.evaluate.threads, device.type).plan_ms_p50
-        )
+    success, times = _plan(run, checkpoint, store, folder)
     spent = {stage: times.cpu_seconds / 60 for stage, times in kept_times(folder).items()}
     return EncoderResult(
         task=run.task,
@@ -233,12 +228,38 @@ def _measure(row: EncoderRow, run: RunConfig, store: Store, folder: Path, device
         mlp_r2=mlp,
         latent_error=latent,
         state_error={name: tuple(values) for name, values in errors.items()},
-        success=tuple(success),
-        plan_ms_p50=tuple(times),
+        success=success,
+        plan_ms_p50=times,
         threads=run.evaluate.threads,
         hardware=hardware(),
         torch=torch.__version__,
     )
+
+
+def _plan(
+    run: RunConfig, checkpoint: Checkpoint, store: Store, folder: Path
+) -> tuple[tuple[Success, ...], tuple[float, ...]]:
+    """Success and median milliseconds per plan; outcomes that `folder` has are kept, times are always taken."""
+    success, times, how = [], [], run.evaluate
+    for reached, manifest, policy in plan_with(run, checkpoint, store, folder):
+        success.append(reached)
+        timed = time_plans(policy, manifest, how.timed_plans, how.threads, checkpoint.model.device.type)
+        times.append(timed.plan_ms_p50)
+    return tuple(success), tuple(times)
+
+
+def time_again(comparison: EncodersConfig, out: Path, device: torch.device, overrides: Sequence[str] = ()) -> None:
+    """Take the milliseconds per plan of all finished rows in `out` again: on a quieter machine, in one go."""
+    for row in comparison.rows:
+        folder = out / row.name
+        if not (folder / "row.json").exists():
+            continue
+        run = _run_of(comparison, row, out, overrides)
+        _claim(row, run, folder)
+        found = build(EncoderResult, read_json(folder / "row.json"), str(folder / "row.json"))
+        _, times = _plan(run, load(folder / "checkpoint", str(device)), Store.open(out / "data"), folder)
+        again = replace(found, plan_ms_p50=times, hardware=hardware(), torch=torch.__version__)
+        write_json(asdict(again), folder / "row.json")
 
 
 def _probe(checkpoint: Checkpoint, store: Store) -> tuple[dict[str, Estimate | None], dict[str, Estimate | None]]:
@@ -254,43 +275,57 @@ def _probe(checkpoint: Checkpoint, store: Store) -> tuple[dict[str, Estimate | N
 
 
 def table(results: Sequence[EncoderResult]) -> str:
-    """Two Markdown tables: what every encoder knows and costs, and what planning with it reaches."""
+    """Markdown: what every encoder costs, what it holds, how far its predictor drifts, and what planning reaches."""
     if not results:
         return "no rows"
     first = results[0]
-    head = ["encoder", "tokens", "trained / frozen parameters", "pretraining, features, training: CPU minutes"]
-    head += ["worst R2, linear / MLP", f"state error after 1 and {len(first.latent_error)} blocks"]
-    lines = []
-    for x in results:
-        minutes = [x.pretrain_cpu_minutes, x.cache_cpu_minutes, x.train_cpu_minutes]
-        cells = [f"{x.tokens} x {x.width}", f"{x.trained_parameters:,} / {x.frozen_parameters:,}"]
-        cells.append(", ".join("-" if m is None else f"{m:.1f}" for m in minutes))
-        cells.append(f"{_worst(x.linear_r2)} / {_worst(x.mlp_r2)}")
-        cells.append(f"{_rms(x.state_error, 0)}, {_rms(x.state_error, -1)}")
-        lines.append([x.encoder, *cells])
     plans = [f"{s.goals} {s.method}" for s in first.success]
-    reached = [[x.encoder, *(_reached(s, ms) for s, ms in zip(x.success, x.plan_ms_p50, strict=True))] for x in results]
-    caption = f"{first.task}, seed {first.seed}, {first.success[0].n} held-out goals per set"
-    return "\n\n".join(
-        [
-            f"{caption}. State error: root mean square over its entries, read out of imagined latents linearly.",
-            markdown(head, lines),
-            f"Goals reached in % with their Wilson 95 % intervals, and milliseconds per plan ({first.threads} thread"
-            f"{'s' * (first.threads > 1)}, p50):",
-            markdown(["encoder", *plans], reached),
-        ]
-    )
+    blocks = len(first.latent_error)
+    parts = [
+        f"{first.task}, seed {first.seed}, {first.success[0].n} held-out goals per set. Sizes, and CPU minutes of "
+        "pretraining, computing all features once, and training with heads:",
+        markdown(
+            ["encoder", "tokens", "trained parameters", "frozen parameters", "pretraining", "features", "training"],
+            [_costs(x) for x in results],
+        ),
+        "R2 by state factor, linear probe / MLP:",
+        markdown(
+            ["encoder", *first.linear_r2],
+            [[x.encoder, *(f"{_r2(x.linear_r2[f])} / {_r2(x.mlp_r2[f])}" for f in x.linear_r2)] for x in results],
+        ),
+        f"Root mean squared error of the imagined state after 1 and {blocks} blocks, read out linearly, in its units:",
+        markdown(
+            ["encoder", *_entries(results)],
+            [[x.encoder, *(_drift(x.state_error.get(name)) for name in _entries(results))] for x in results],
+        ),
+        f"Goals reached in % with their Wilson 95 % intervals, and milliseconds per plan ({first.threads} thread"
+        f"{'s' * (first.threads > 1)}, p50):",
+        markdown(
+            ["encoder", *plans],
+            [[x.encoder, *(_reached(s, ms) for s, ms in zip(x.success, x.plan_ms_p50, strict=True))] for x in results],
+        ),
+    ]
+    return "\n\n".join(parts)
+
+
+def _costs(x: EncoderResult) -> list[str]:
+    minutes = [x.pretrain_cpu_minutes, x.cache_cpu_minutes, x.train_cpu_minutes]
+    sizes = [f"{x.tokens} x {x.width}", f"{x.trained_parameters:,}", f"{x.frozen_parameters:,}"]
+    return [x.encoder, *sizes, *("-" if m is None else f"{m:.1f}" for m in minutes)]
+
+
+def _r2(estimate: Estimate | None) -> str:
+    return "-" if estimate is None else f"{estimate.value:.3f}"
+
+
+def _entries(results: Sequence[EncoderResult]) -> list[str]:
+    """The state's entries, from the rows whose latents could be decoded."""
+    return list(dict.fromkeys(name for x in results for name in x.state_error))
+
+
+def _drift(errors: Sequence[float] | None) -> str:
+    return "-" if errors is None else f"{errors[0]:.3f}, {errors[-1]:.3f}"
 
 
 def _reached(success: Success, plan_ms: float) -> str:
     return f"{100 * success.success:.0f} ({100 * success.low:.0f}-{100 * success.high:.0f}), {plan_ms:.1f} ms"
-
-
-def _worst(r2: Mapping[str, Estimate | None]) -> str:
-    """The factor that is read out worst."""
-    return f"{min(estimate.value for estimate in r2.values() if estimate is not None):.3f}"
-
-
-def _rms(errors: Mapping[str, Sequence[float]], at: int) -> str:
-    """Over the entries of the state."""
-    return f"{np.sqrt(np.mean([values[at] ** 2 for values in errors.values()])):.3f}" if errors else "-"
