@@ -136,6 +136,17 @@ def test_finished_rows_are_kept(
     assert (out / "report.html").stat().st_size > 10_000
 
 
+def test_steps_can_be_timed_again(compared: tuple[list[CompareRow], Path], run: RunConfig, tmp_path: Path) -> None:
+    """In all seeds of an objective alike, and nothing else changes."""
+    rows, out = compared
+    shutil.copytree(out, tmp_path / "out")
+    comparing.time_again([run], ["sigreg", "vicreg"], tmp_path / "out", CPU)
+    again = compare_objectives([run], ["sigreg"], [0, 1], tmp_path / "out", CPU)
+    assert [untimed(row) for row in again] == [untimed(rows[0]), untimed(rows[2])]
+    assert again[0].seconds_per_step == again[1].seconds_per_step != rows[0].seconds_per_step
+    assert compare_objectives([run], ["cjepa"], [0], tmp_path / "out", CPU) == [rows[1]]
+
+
 def test_a_row_killed_after_its_training_is_finished_from_what_it_saved(
     compared: tuple[list[CompareRow], Path], run: RunConfig, tmp_path: Path
 ) -> None:

@@ -18,6 +18,7 @@ def add_objectives(sub: argparse.ArgumentParser) -> None:
         help="rows of the table, and after a + add-ons of weight 1, as in sigreg+fovea (default: all rows)",
     )
     sub.add_argument("--seeds", type=int, nargs="+", default=[0], help="training seeds (default 0)")
+    sub.add_argument("--time-again", action="store_true", help="first time the steps of finished rows again, in turns")
     sub.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder of all rows (default runs/compare)")
     add_device(sub)
     add_json(sub)
@@ -27,12 +28,15 @@ def add_objectives(sub: argparse.ArgumentParser) -> None:
 def objectives(args: argparse.Namespace) -> None:
     """Train every objective on the same recordings."""
     from lewm import config
-    from lewm.compare import compare_objectives, table
+    from lewm.compare import compare_objectives, table, time_again
     from lewm.objectives import OBJECTIVES
     from lewm.pipeline import pick_device
 
     runs = [config.load(name, args.overrides) for name in args.tasks]
-    rows = compare_objectives(runs, args.objectives or list(OBJECTIVES), args.seeds, args.out, pick_device(args.device))
+    names, device = args.objectives or list(OBJECTIVES), pick_device(args.device)
+    if args.time_again:
+        time_again(runs, names, args.out, device)
+    rows = compare_objectives(runs, names, args.seeds, args.out, device)
     write_rows(args.json, rows)
     text = table(rows)
     (args.out / "table.md").write_text(text + "\n")

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ from lewm.planning.policy import Policy
 from lewm.probes import Health, probe_model
 from lewm.progress import Stage
 from lewm.schema import build, read_json, write_json
-from lewm.train import build_model, model_facts, train
+from lewm.train import Trainer, build_model, model_facts, train
 from lewm.world_model import WorldModel
 
 POINTS = 12
@@ -46,6 +47,8 @@ MLP_EVERY = 3
 """Every how manieth of them has an MLP probe, which takes seconds to fit."""
 FINAL_CLIPS = 400
 """Fewest clips the end is measured on, and as many to fit the probes; a point takes `train.probe_clips`."""
+ROUNDS, TIMED = 3, 8
+"""Turns that objectives take when they are timed again, and steps of a turn."""
 SHORT_RUN = TeacherConfig("constant", 0.97)
 """A teacher for runs of some hundred steps; published momenta would leave it at its random start."""
 
@@ -142,6 +145,38 @@ def compare_objectives(
         write_outputs(rows, out, texts)
     print(f"report {write_outputs(rows, out, texts)}")
     return rows
+
+
+def time_again(runs: Sequence[RunConfig], names: Sequence[str], out: Path, device: torch.device) -> None:
+    """Take the seconds per step of all finished rows in `out` again, of every objective in one go: on a quiet machine.
+
+    The objectives take turns, `ROUNDS` of `TIMED` steps each; the median stands in the rows of all seeds.
+    """
+    for run in runs:
+        recipes = [recipe(name) for name in names]
+        kept = {row.name: sorted((out / run.task).glob(f"{row.name}.*/row.json")) for row in recipes}
+        store = pipeline.record(run, out / run.task / "data", processes=1)
+        with TemporaryDirectory() as folder:
+            trainers = {
+                row.name: Trainer(changed.model, changed.objective, changed.train, store, Path(folder), device)
+                for row in recipes
+                if kept[row.name] and (changed := row.apply(run))
+            }
+            taken: dict[str, list[float]] = {name: [] for name in trainers}
+            with Stage("time again", ROUNDS * len(trainers), "rounds") as stage:
+                for _ in range(ROUNDS):
+                    for name, trainer in trainers.items():
+                        trainer.update(trainer.read_batch())  # what it needs is in the cache again
+                        began = time.perf_counter()
+                        for _ in range(TIMED):
+                            trainer.update(trainer.read_batch())
+                        taken[name].append((time.perf_counter() - began) / TIMED)
+                        stage.update()
+        for name, seconds in taken.items():
+            for path in kept[name]:
+                row = build(CompareRow, read_json(path), str(path))
+                again = replace(row, seconds_per_step=statistics.median(seconds), hardware=hardware())
+                write_json(asdict(again), path)
 
 
 def spacing(steps: int) -> int:
