@@ -17,7 +17,7 @@ def continuous_planners() -> list[str]:
 
 
 def planner_at(name: str, candidates: int, iterations: int, horizon: int, execute: str = "mean") -> PlannerConfig:
-    """A planner of `continuous_planners` at a budget; a fifth of the candidates are elites, where it has any.
+    """A planner of `continuous_planners` at a budget; a fifth of the candidates are elites, where it takes any.
 
     Where candidates are weighted instead, a tenth of them counts (`ess`), at least two.
     """
@@ -33,4 +33,5 @@ def planner_at(name: str, candidates: int, iterations: int, horizon: int, execut
         "ess": max(0.1, 2 / candidates),
         "execute": execute,
     }
-    return PLANNERS[name](**options, **{key: value for key, value in extras.items() if key in offered})
+    taken = {key for key in extras if key in offered and getattr(PLANNERS[name](), key) is not None}
+    return PLANNERS[name](**options, **{key: extras[key] for key in taken})

@@ -126,7 +126,7 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     options = [word for key, value in short.items() for word in (f"--{key}", value)]
     lewm("demo", tmp_path / "bead.yaml", "--out", tmp_path / "run", "--processes", 1, "--device", "cpu", *options)
     assert "gym:bead:Bead-v0" in (tmp_path / "run" / "report.html").read_text()
-    assert re.search(r"oracle +cem 16x2x2 +100\.0 %", capsys.readouterr().out)
+    assert re.search(r"oracle +cem \(true state\) 16x2x2 +100\.0 %", capsys.readouterr().out)
     sys.modules.pop("bead")
 
 

@@ -73,9 +73,9 @@ def test_what_cannot_be_pooled_is_refused() -> None:
 
 
 def test_the_comparison_of_objectives_says_it_of_several_seeds() -> None:
-    """The committed rows, once more under a second seed in which nothing was reached."""
+    """Committed rows of one seed, once more under a second one in which nothing was reached."""
     committed = Path(__file__).parent.parent.parent / "docs" / "results" / "compare" / "objectives_two_room.json"
-    first = [row for row in load_rows(committed) if row.objective in ("sigreg", "vicreg")]
+    first = [row for row in load_rows(committed) if row.objective in ("sigreg", "vicreg") and row.seed == 0]
     assert "interquartile mean" not in table(first)
     failed = [replace(s, successes=0, success=0.0, low=0.0, high=0.05) for s in first[0].success]
     text = table([*first, *(replace(row, seed=1, success=tuple(failed)) for row in first)])

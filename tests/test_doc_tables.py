@@ -1,0 +1,35 @@
+"""The tables in docs/ that are made from committed rows say what those rows say."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lewm.compare import load_rows, table
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def objectives(path: Path) -> str:
+    """What `lewm compare objectives` prints of the rows."""
+    return table(load_rows(path))
+
+
+TABLES: dict[str, tuple[str, Callable[[Path], str]]] = {
+    "objectives_two_room": ("objectives.md", objectives),
+    "objectives_push_t": ("objectives.md", objectives),
+}
+"""File in docs/results/compare/ -> page that shows it between <!-- NAME --> and <!-- /NAME -->, and what writes it."""
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_page_shows_the_committed_rows(name: str) -> None:
+    page, written = TABLES[name]
+    shown = re.search(f"<!-- {name} -->\n(.*?)\n<!-- /{name} -->", (DOCS / page).read_text(), re.DOTALL)
+    assert shown is not None, f"docs/{page} has no <!-- {name} -->"
+    assert shown[1] == written(DOCS / "results" / "compare" / f"{name}.json")
+
+
+def test_every_committed_comparison_is_shown() -> None:
+    assert {path.stem for path in (DOCS / "results" / "compare").glob("*.json")} == set(TABLES)
