@@ -44,7 +44,8 @@ def test_every_rung_of_the_ladder_is_a_planner(name: str, candidates: int, itera
 def test_a_planner_at_a_budget_has_that_budget(name: str) -> None:
     planner = planner_at(name, 40, 3, 2, "best")
     assert (planner.name, planner.candidates, planner.iterations, planner.horizon) == (name, 40, 3, 2)
-    assert getattr(planner, "elites", 8) == 8 and getattr(planner, "execute", "best") == "best"
+    assert getattr(planner, "elites", 8) in (8, None)  # MPPI weighs all candidates
+    assert getattr(planner, "execute", "best") == "best"
 
 
 def test_planners_that_need_discrete_actions_or_limits_are_left_out() -> None:
