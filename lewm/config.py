@@ -51,10 +51,13 @@ class RunConfig:
     """What is measured."""
 
 
-def shipped() -> dict[str, Path]:
-    """The runs that come with lewm, by name: beside the package in a checkout, inside it in a wheel."""
+def shipped(kind: str = "") -> dict[str, Path]:
+    """The runs that come with lewm, by name: beside the package in a checkout, inside it in a wheel.
+
+    kind: another folder of YAML files below that of the runs, such as pretrain.
+    """
     here = Path(__file__).parent
-    folders = [here / "configs", here.parent / "configs"]
+    folders = [here / "configs" / kind, here.parent / "configs" / kind]
     return {path.stem: path for folder in folders if folder.is_dir() for path in sorted(folder.glob("*.yaml"))}
 
 

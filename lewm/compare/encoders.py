@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from lewm import config, pipeline
 from lewm.checkpoint import Checkpoint, load
@@ -26,7 +25,7 @@ from lewm.nets.frozen import FrozenConfig, frozen_in
 from lewm.nets.frozen.cache import cache_features, plan_features
 from lewm.pretrain import config as pretraining
 from lewm.pretrain.loop import pretrain
-from lewm.schema import SchemaError, build, read_json, write_json
+from lewm.schema import build, read_json, write_json
 from lewm.study import probes, rollout
 from lewm.study.bootstrap import Estimate
 from lewm.study.subject import make_subject, read_frames
@@ -114,10 +113,8 @@ class EncoderResult:
 
 
 def shipped() -> dict[str, Path]:
-    """The comparisons that come with lewm, by name: beside the package in a checkout, inside it in a wheel."""
-    package = Path(__file__).parent.parent
-    folders = [folder / "configs" / "encoders" for folder in (package, package.parent)]
-    return {path.stem: path for folder in folders if folder.is_dir() for path in sorted(folder.glob("*.yaml"))}
+    """The comparisons that come with lewm, by name."""
+    return config.shipped("encoders")
 
 
 def load_config(name: str | Path) -> EncodersConfig:
@@ -125,10 +122,7 @@ def load_config(name: str | Path) -> EncodersConfig:
     path = Path(name) if Path(name).is_file() else shipped().get(str(name))
     if path is None:
         raise FileNotFoundError(f"no comparison {name}: give a YAML file, or one of {', '.join(shipped())}")
-    data = yaml.safe_load(path.read_text())
-    if not isinstance(data, dict):
-        raise SchemaError(f"{path} must hold a mapping of settings, not {data!r}")
-    return build(EncodersConfig, data, str(path))
+    return config.read(EncodersConfig, path, ())
 
 
 def words(changes: Mapping[str, Any]) -> list[str]:

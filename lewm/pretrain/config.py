@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from lewm.config import read
+from lewm import config
 from lewm.nets.token_vit import TokenViTConfig
 from lewm.pretrain import PRETRAIN, MethodConfig
 from lewm.schema import describe
@@ -92,10 +92,8 @@ class PretrainRun:
 
 
 def shipped() -> dict[str, Path]:
-    """The pretraining runs that come with lewm, by name: beside the package in a checkout, inside it in a wheel."""
-    package = Path(__file__).parent.parent
-    folders = [folder / "configs" / "pretrain" for folder in (package, package.parent)]
-    return {path.stem: path for folder in folders if folder.is_dir() for path in sorted(folder.glob("*.yaml"))}
+    """The pretraining runs that come with lewm, by name."""
+    return config.shipped("pretrain")
 
 
 def load(name: str | Path, overrides: Sequence[str] = ()) -> PretrainRun:
@@ -105,9 +103,9 @@ def load(name: str | Path, overrides: Sequence[str] = ()) -> PretrainRun:
     """
     runs = shipped()
     if Path(name).is_file() or str(name) in runs:
-        return read(PretrainRun, runs.get(str(name), Path(name)), overrides)
+        return config.read(PretrainRun, runs.get(str(name), Path(name)), overrides)
     if str(name) in PRETRAIN:
-        return read(PretrainRun, {"method": {"name": str(name)}}, overrides)
+        return config.read(PretrainRun, {"method": {"name": str(name)}}, overrides)
     raise FileNotFoundError(
         f"no method or pretraining run {name}: give one of {', '.join(PRETRAIN)}, a shipped run "
         f"({', '.join(sorted(runs))}), or a YAML file"
