@@ -33,5 +33,5 @@ def planner_at(name: str, candidates: int, iterations: int, horizon: int, execut
         "ess": max(0.1, 2 / candidates),
         "execute": execute,
     }
-    taken = {key for key in extras if key in offered and getattr(PLANNERS[name](), key) is not None}
-    return PLANNERS[name](**options, **{key: extras[key] for key in taken})
+    plain = PLANNERS[name]()
+    return PLANNERS[name](**options, **{k: v for k, v in extras.items() if getattr(plain, k, None) is not None})

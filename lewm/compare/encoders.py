@@ -28,7 +28,7 @@ from lewm.pretrain.loop import pretrain
 from lewm.schema import build, read_json, write_json
 from lewm.study import probes, rollout
 from lewm.study.bootstrap import Estimate
-from lewm.study.subject import make_subject, read_frames
+from lewm.study.subject import Subject, make_subject, read_frames
 
 PROBES = probes.ProbesConfig(frames=8_000, test_frames=3_000, steps=1_000)
 """What factors are read out with."""
@@ -197,8 +197,9 @@ def _measure(row: EncoderRow, run: RunConfig, store: Store, folder: Path, device
     model, frozen = checkpoint.model, frozen_in(checkpoint.model.encoder)
     if frozen is not None:
         frozen_parameters = sum(p.numel() for p in frozen.backbone.net.parameters())
-    linear, mlp = _probe(checkpoint, store)
-    imagined = rollout.measure(make_subject(checkpoint, store), rollout.RolloutConfig(horizon=IMAGINED)).rows
+    subject = make_subject(checkpoint, store)
+    linear, mlp = _probe(subject)
+    imagined = rollout.measure(subject, rollout.RolloutConfig(horizon=IMAGINED)).rows
     errors: dict[str, list[float]] = {}
     for each in imagined:
         errors.setdefault(each.quantity, []).append(each.error.value if each.error is not None else float("nan"))
@@ -256,10 +257,9 @@ def time_again(comparison: EncodersConfig, out: Path, device: torch.device, over
         write_json(asdict(again), folder / "row.json")
 
 
-def _probe(checkpoint: Checkpoint, store: Store) -> tuple[dict[str, Estimate | None], dict[str, Estimate | None]]:
+def _probe(subject: Subject) -> tuple[dict[str, Estimate | None], dict[str, Estimate | None]]:
     """R2 by factor of linear and of MLP probes."""
-    subject, meta = make_subject(checkpoint, store), store.meta
-    features = {probes.LATENT: probes.latent_feature(checkpoint.model)}
+    meta, features = subject.store.meta, {probes.LATENT: probes.latent_feature(subject.model)}
     rng = np.random.default_rng(PROBES.seed)
     fit = read_frames(subject, subject.train_ids, features, PROBES.frames, rng, "read to fit")
     test = read_frames(subject, subject.held_ids, features, PROBES.test_frames, rng, "read to score")
