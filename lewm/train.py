@@ -36,6 +36,8 @@ from lewm.world_model import ModelConfig, ModelFacts, WorldModel
 
 OnProbe = Callable[[int, Health], None]
 """Called with (step, health) after every probe."""
+STANDARDISED = 512
+"""Training clips that the tokens of a frozen encoder are measured on (`encoder.standardise`)."""
 STOP_EVERY = 10
 """Steps between two looks at the stop signals when there are several processes."""
 
@@ -260,6 +262,8 @@ class Trainer:
             data["features"] = features.meta.dtype
         self.settings = flatten(parts | {"data": data})
         self.resume()
+        if self.step == 0:
+            self.standardise_tokens()
         if config.compile:
             if frozen_in(self.model.encoder) is None:
                 self.model.encoder.compile()
@@ -287,6 +291,17 @@ class Trainer:
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
+
+    def standardise_tokens(self) -> None:
+        """Measure the tokens of a frozen encoder that is to standardise them, on training clips; alike on all ranks."""
+        frozen = frozen_in(self.model.encoder)
+        if frozen is None or not frozen.config.standardise:
+            return
+        count = min(STANDARDISED, len(self.windows))
+        clips = np.random.default_rng(self.config.seed).choice(len(self.windows), count, replace=False)
+        clips_B = (self.windows.batch(part) for part in np.array_split(clips, math.ceil(count / self.config.batch)))
+        with torch.no_grad():
+            frozen.standardise(self.model.pictured(self.model.encode_batch(b)).flatten(0, 1) for b in clips_B)
 
     def read_batch(self) -> Batch:
         """This process's share of the batch of the current step."""

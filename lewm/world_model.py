@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lewm.data.proprio import Measured
 from lewm.data.windows import Batch, WindowSpec
 from lewm.nets.encoders import ConvConfig, EncoderConfig, build_encoder
-from lewm.nets.frozen import FrozenEncoder, frozen_in
+from lewm.nets.frozen import FrozenConfig, FrozenEncoder, frozen_in
 from lewm.nets.measured import MeasuredEncoder
 from lewm.nets.pixels import pixel_scaling
 from lewm.nets.predictors import ACConfig, MLPConfig, PredictorConfig, build_predictor
@@ -51,6 +51,16 @@ class ModelConfig:
             raise ValueError(
                 f"model.predictor.extrinsics is {self.predictor.extrinsics}, but model.proprio_width mixes all "
                 "measurements; set proprio_width to null, so that the camera's entries can be told apart"
+            )
+        if (
+            isinstance(self.encoder, FrozenConfig)
+            and self.encoder.standardise
+            and isinstance(self.predictor, ACConfig)
+            and self.predictor.normalise
+        ):
+            raise ValueError(
+                "model.encoder.standardise and model.predictor.normalise are both true, but what is layer-normed can "
+                "be no standardised token: set one of them to false"
             )
         if self.encoder.link != self.predictor.link:
             raise ValueError(

@@ -1,10 +1,19 @@
 """Small randomly initialised pretrained encoders of every family, written to disk as their library writes them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from torch import Tensor
+from toy_models import FACTS
+
+from lewm.nets.encoders import build_encoder
+from lewm.nets.frozen import FrozenConfig
+from lewm.nets.predictors import MLPConfig, RotaryConfig
+from lewm.world_model import ModelConfig, WorldModel
 
 SIZE, PATCH, WIDTH = 32, 8, 24
 """Pixels per side, pixels per patch (4 x 4 patches), width of a token."""
@@ -48,3 +57,27 @@ def save_encoder(family: str, folder: Path, seed: int = 0, processor: dict[str, 
     if processor is not None:
         (folder / "preprocessor_config.json").write_text(json.dumps(processor))
     return folder
+
+
+def frames(count: int = 3, size: int = SIZE, channels: int = 3) -> Tensor:
+    """Pictures (count, channels, size, size) of noise, uint8."""
+    generator = torch.Generator().manual_seed(3)
+    return torch.randint(0, 256, (count, channels, size, size), dtype=torch.uint8, generator=generator)
+
+
+def model_of(
+    path: Path, grid: int = 2, stack: int = 1, size: int = SIZE, encoder_size: int | None = None, **settings: Any
+) -> WorldModel:
+    """A fresh world model on the frozen encoder in `path`."""
+    torch.manual_seed(0)
+    predictor = MLPConfig(width=16) if grid == 1 else RotaryConfig(width=8, layers=1, heads=2)
+    encoder = FrozenConfig(path=str(path), grid=grid, size=encoder_size, **settings)
+    config = ModelConfig(encoder, predictor, frame_stack=stack)
+    return WorldModel(config, replace(FACTS, size=size))
+
+
+def refuses(error: type[Exception], message: str, path: Path | str, **settings: Any) -> None:
+    """Opening that encoder raises this, in one sentence."""
+    with pytest.raises(error, match=message) as caught:
+        build_encoder(FrozenConfig(path=str(path), **settings), 3, SIZE)
+    assert "\n" not in str(caught.value)

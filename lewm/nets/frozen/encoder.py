@@ -1,6 +1,6 @@
 """A pretrained encoder that stays as it is: frames in, the averaged patch tokens of somebody else's network out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -28,6 +28,10 @@ class FrozenConfig:
     """Height and width that frames are resized to; null: what the encoder's own preprocessing says."""
     compute: Literal["float32", "bfloat16"] = "float32"
     """Precision it runs in, the same in training, planning and caching."""
+    standardise: bool = False
+    """Whether the recordings' mean token of a place is taken off every token there, and what is left divided by one
+    number, its spread: where most of a picture never changes, tokens are nearly their mean, which a predictor learns
+    instead of what happens. Measured when training begins, kept in the checkpoint; cached features stay as they are."""
 
     def __post_init__(self) -> None:
         if self.grid < 1:
@@ -50,6 +54,8 @@ class FrozenEncoder(nn.Module):
     """
 
     weights_sha256: Tensor
+    mean_KD: Tensor
+    spread: Tensor
     low_C11: Tensor
     high_C11: Tensor
 
@@ -71,6 +77,9 @@ class FrozenEncoder(nn.Module):
         self.pixel_std: tuple[float, ...] = std * self.pictures
         sha = torch.tensor(list(bytes.fromhex(self.backbone.weights_sha256)), dtype=torch.uint8)
         self.register_buffer("weights_sha256", sha)
+        if config.standardise:  # NaN until `standardise` measured them, or a checkpoint brings them
+            self.register_buffer("mean_KD", torch.full((self.tokens, self.latent_dim), torch.nan))
+            self.register_buffer("spread", torch.tensor(torch.nan))
         low, high = ([(edge - m) / s for m, s in zip(mean, std)] for edge in (0.0, 1.0))
         self.register_buffer("low_C11", torch.tensor(low).view(-1, 1, 1), persistent=False)
         self.register_buffer("high_C11", torch.tensor(high).view(-1, 1, 1), persistent=False)
@@ -111,7 +120,33 @@ class FrozenEncoder(nn.Module):
 
     def join(self, feature_BPKD: Tensor) -> Tensor:
         """token_BKD of frames whose P pictures have these features, as computed or as cached."""
-        return feature_BPKD.movedim(1, 2).flatten(2).to(self.low_C11.dtype)
+        token_BKD = feature_BPKD.movedim(1, 2).flatten(2).to(self.low_C11.dtype)
+        return (token_BKD - self.mean_KD) / self.spread if self.config.standardise else token_BKD
+
+    @torch.no_grad()
+    def standardise(self, batches: Iterable[Tensor]) -> None:
+        """Measure the mean token of every place and the spread around it on token_BKD of recorded frames.
+
+        batches: encoded one after the other while they are asked for, since tokens are plain only within this call.
+        Raises ValueError where all frames have the same tokens, which have no spread.
+        """
+        self.mean_KD.zero_()
+        self.spread.fill_(1.0)
+        count, total_KD = 0, torch.zeros_like(self.mean_KD, dtype=torch.float64)
+        squares_KD = torch.zeros_like(total_KD)
+        for token_BKD in batches:
+            count += len(token_BKD)
+            total_KD += token_BKD.double().sum(0)
+            squares_KD += token_BKD.double().square().sum(0)
+        mean_KD = total_KD / count
+        spread = (squares_KD / count - mean_KD.square()).clamp(min=0).mean().sqrt()
+        if not spread > 1e-6 * mean_KD.abs().mean():
+            raise ValueError(
+                f"encoder.standardise: {self.config.path} gives the same tokens for all {count} frames looked at; set "
+                "it to false, or check the recordings"
+            )
+        self.mean_KD.copy_(mean_KD)
+        self.spread.copy_(spread)
 
     def train(self, mode: bool = True) -> Self:
         """Stays in eval mode whatever the model around it does."""
