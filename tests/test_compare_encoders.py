@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from lewm import config
 from lewm.cli import main
 from lewm.compare import encoders as comparing
 from lewm.compare.encoders import EncoderResult, EncoderRow, EncodersConfig, compare_encoders, load_config, table
@@ -66,7 +67,7 @@ def test_every_row_is_made_and_measured(compared: tuple[list[EncoderResult], Pat
     assert named["vjepa2"].trained_parameters == named["ijepa"].trained_parameters  # one predictor for all tokens
 
 
-@pytest.mark.parametrize("name", comparing.shipped())
+@pytest.mark.parametrize("name", config.shipped("encoders"))
 def test_shipped_comparisons_can_be_run(name: str, tmp_path: Path) -> None:
     """Every key is known; one row is made with two_room, above."""
     comparison = load_config(name)
@@ -94,7 +95,9 @@ def test_a_finished_row_is_kept_and_other_settings_are_refused(
     results, out = compared
     monkeypatch.setattr(comparing, "_measure", lambda *_: pytest.fail("a finished row was measured again"))
     assert compare_encoders(shrunk("two_room"), ["pixels", "lewm"], out, CPU, SMALL.split()) == [results[0], results[4]]
-    with pytest.raises(RuntimeError, match=r"lewm was begun with other settings; choose another --out"):
+    with pytest.raises(
+        RuntimeError, match=r"lewm belongs to .* other settings: run\.train\.seed is 1 here and 0 there"
+    ):
         compare_encoders(shrunk("two_room"), ["lewm"], out, CPU, [*SMALL.split(), "--train.seed", "1"])
 
 

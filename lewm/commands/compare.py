@@ -67,6 +67,42 @@ def encoders(args: argparse.Namespace) -> None:
     print(f"{table(rows)}\n\ntable {args.out / 'table.md'}")
 
 
+def add_baselines(sub: argparse.ArgumentParser) -> None:
+    """Options of `lewm compare baselines`."""
+    sub.add_argument("comparison", help="two_room, reacher (configs/baselines/), or a YAML file")
+    sub.add_argument("--rows", nargs="+", default=[], metavar="NAME", help="rows of the comparison (default: all)")
+    sub.add_argument("--seeds", type=int, nargs="+", help="training seeds (default: the comparison's)")
+    sub.add_argument(
+        "--manifests", type=Path, help="folder of the goals, NAME.json.gz (default docs/results/manifests/TASK)"
+    )
+    sub.add_argument("--only", choices=["train", "evaluate"], help="half of the work: train all, or evaluate what is")
+    sub.add_argument("--time-again", action="store_true", help="take the milliseconds per plan of finished rows again")
+    sub.add_argument("--out", type=Path, required=True, help="folder of all rows")
+    add_device(sub)
+    add_json(sub)
+    sub.set_defaults(takes_overrides=True)
+
+
+def baselines(args: argparse.Namespace) -> None:
+    """Planners and baselines on frozen manifests."""
+    from dataclasses import replace
+
+    from lewm.compare.baselines import STAGES, compare_baselines, load_config
+    from lewm.compare.baselines_table import table
+    from lewm.pipeline import pick_device
+
+    comparison = load_config(args.comparison)
+    if args.seeds:
+        comparison = replace(comparison, seeds=tuple(args.seeds))
+    stages, device = (args.only,) if args.only else STAGES, pick_device(args.device)
+    found = compare_baselines(
+        comparison, args.rows, args.out, device, args.manifests, args.overrides, stages, args.time_again
+    )
+    write_rows(args.json, found)
+    if found:
+        print(f"{table(found)}\n\ntable {args.out / 'table.md'}")
+
+
 def add_runs(sub: argparse.ArgumentParser) -> None:
     """Options of `lewm compare runs`."""
     sub.add_argument("runs", type=Path, nargs=2, metavar="RUN", help="folders that `lewm evaluate` wrote: A, then B")
@@ -124,6 +160,14 @@ COMPARISONS: tuple[Row, ...] = (
         "frozen encoders and one trained end to end, on the same recordings",
         "Pretrain every encoder that asks for it, freeze it, train a predictor on its tokens, probe it, plan with it. "
         "Resumable. Any key of the run can be overridden for all rows by its dotted name, such as --train.steps 500.",
+    ),
+    (
+        baselines,
+        add_baselines,
+        "planners and baselines on the frozen manifests of a task",
+        "Train every baseline once per seed on the recordings and world model of a run, and evaluate all on the same "
+        "goals. Resumable; what lewm train and lewm train-baseline finished in the folder is found. Any key of the run "
+        "can be overridden by its dotted name, such as --train.steps 500.",
     ),
     (
         runs,

@@ -4,8 +4,7 @@ Every row is pretrained if it asks for that, its features are cached, a predicto
 imagined with and planned with. Resumable: every stage finds what an earlier call finished.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from lewm import config, pipeline
 from lewm.checkpoint import Checkpoint, load
 from lewm.compare.rows import Success
 from lewm.compare.run import plan_with
+from lewm.compare.shared import check_names, leaves, pick_rows, read_comparison, refuse_others, words
 from lewm.compare.summary import markdown
 from lewm.config import RunConfig
 from lewm.data.store import Store
@@ -62,9 +62,7 @@ class EncodersConfig:
     """Keys of the run that are changed in every row, by dotted name."""
 
     def __post_init__(self) -> None:
-        names = [row.name for row in self.rows]
-        if not names or len(set(names)) < len(names):
-            raise ValueError(f"rows are {names}; a comparison needs at least one, each with its own name")
+        check_names(self.rows)
 
 
 @dataclass(frozen=True)
@@ -112,22 +110,9 @@ class EncoderResult:
     torch: str
 
 
-def shipped() -> dict[str, Path]:
-    """The comparisons that come with lewm, by name."""
-    return config.shipped("encoders")
-
-
 def load_config(name: str | Path) -> EncodersConfig:
     """A comparison by path or shipped name. Raises FileNotFoundError, and SchemaError naming the key."""
-    path = Path(name) if Path(name).is_file() else shipped().get(str(name))
-    if path is None:
-        raise FileNotFoundError(f"no comparison {name}: give a YAML file, or one of {', '.join(shipped())}")
-    return config.read(EncodersConfig, path, ())
-
-
-def words(changes: Mapping[str, Any]) -> list[str]:
-    """Changes by dotted key as the command line has them."""
-    return [word for key, value in changes.items() for word in (f"--{key}", json.dumps(value))]
+    return read_comparison(EncodersConfig, "encoders", name)
 
 
 def compare_encoders(
@@ -138,10 +123,7 @@ def compare_encoders(
     overrides: further changes of every row's run. Raises ValueError for an unknown name, SchemaError for a wrong key,
     and RuntimeError for a finished row of other settings.
     """
-    known = [row.name for row in comparison.rows]
-    if wrong := [name for name in names if name not in known]:
-        raise ValueError(f"no row is called {wrong[0]!r}; there are {', '.join(known)}")
-    rows = [row for row in comparison.rows if not names or row.name in names]
+    rows = pick_rows(comparison.rows, names)
     runs = {row.name: _run_of(comparison, row, out, overrides) for row in rows}
     for row in rows:
         _claim(row, runs[row.name], out / row.name)
@@ -173,10 +155,9 @@ def _run_of(comparison: EncodersConfig, row: EncoderRow, out: Path, overrides: S
 
 def _claim(row: EncoderRow, run: RunConfig, folder: Path) -> None:
     """Keep the settings of a row, or refuse a folder that was begun with others."""
-    ours = json.loads(json.dumps({"row": asdict(row), "run": asdict(run)}))
-    path = folder / "settings.json"
-    if path.exists() and read_json(path) != ours:
-        raise RuntimeError(f"{folder} was begun with other settings; choose another --out, or delete it")
+    ours, path = leaves({"row": asdict(row), "run": asdict(run)}), folder / "settings.json"
+    if path.exists():
+        refuse_others(folder, ours, leaves(read_json(path)))
     write_json(ours, path)
 
 

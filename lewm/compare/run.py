@@ -16,6 +16,7 @@ from lewm import pipeline
 from lewm.checkpoint import Checkpoint, load
 from lewm.compare.report import write_outputs
 from lewm.compare.rows import CompareRow, CurvePoint, Success, collapse_step, curve_point
+from lewm.compare.shared import leaves, refuse_others
 from lewm.config import RunConfig, dump
 from lewm.data.store import Store, split_episodes
 from lewm.data.windows import Windows
@@ -196,36 +197,18 @@ def claim(run: RunConfig, folder: Path) -> None:
     path = folder / "settings.json"
     if not path.exists():
         raise RuntimeError(f"{folder} has no settings.json to tell how it was made; delete it, or choose another --out")
-    ours, theirs = settings(run), read_json(path)
-    for key in sorted(ours.keys() | theirs.keys()):
-        here, there = (values.get(key, "not set") for values in (ours, theirs))
-        if here != there:
-            raise RuntimeError(
-                f"{folder} belongs to a comparison with other settings: {key} is {here} here and {there} there; set it "
-                "to that to continue, or choose another --out"
-            )
+    refuse_others(folder, settings(run), read_json(path))
 
 
 def settings(run: RunConfig) -> dict[str, Any]:
     """All settings of a run by dotted key, as JSON writes them."""
-    return leaves(json.loads(json.dumps(asdict(run))))
+    return leaves(run)
 
 
 def changed_settings(config: RunObjective) -> dict[str, Any]:
     """The settings of an objective that differ from its defaults, by dotted key."""
-    ours, theirs = (leaves(json.loads(json.dumps(asdict(c)))) for c in (config, default_objective(config.name)))
+    ours, theirs = leaves(config), leaves(default_objective(config.name))
     return {key: value for key, value in ours.items() if key not in theirs or theirs[key] != value}
-
-
-def leaves(tree: Any, path: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as {"evaluate.goals.0.count": 100, ...}."""
-    if not isinstance(tree, dict | list) or not tree:
-        return {path: tree}
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
-    found: dict[str, Any] = {}
-    for name, value in items:
-        found |= leaves(value, f"{path}.{name}" if path else str(name))
-    return found
 
 
 class Curve:

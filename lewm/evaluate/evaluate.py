@@ -32,6 +32,7 @@ from lewm.evaluate.results import ResultRow
 from lewm.evaluate.runner import Outcome, run_manifest
 from lewm.evaluate.statistics import wilson
 from lewm.evaluate.timing import hardware, time_plans
+from lewm.planning.policy import Policy
 from lewm.progress import Stage
 
 
@@ -104,11 +105,15 @@ def applicable(methods: Sequence[MethodConfig], manifest: Manifest) -> list[Meth
     return [method for method in methods if not isinstance(method, ReplayConfig) or is_recorded(manifest)]
 
 
-def _key(method: MethodConfig, manifest: Manifest, checkpoint: Checkpoint | None, seed: int) -> str:
-    """What an outcome depends on; a log written for anything else is not continued."""
+def outcome_key(method: MethodConfig, manifest: Manifest, checkpoint: Checkpoint | None, seed: int) -> str:
+    """What an outcome depends on; a log written for anything else is not continued.
+
+    The weights themselves count, not where they lie.
+    """
     weights = "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in weight_files(method, checkpoint))
     world = envs.make(manifest.task, **manifest.settings).renderer_fingerprint()
-    parts = [__version__, world, asdict(method), fingerprint(manifest), weights, seed]
+    said = {name: value for name, value in asdict(method).items() if name != "path"}
+    parts = [__version__, world, said, fingerprint(manifest), weights, seed]
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -125,7 +130,6 @@ def evaluate(
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"two manifests are called {min(twice)}: evaluate them one at a time, each with its own --out")
     results = []
-    commit = git_revision() or ""
     methods = [within_budget(method, checkpoint, config.threads, quiet) for method in with_baselines(config.methods)]
     rows = [(manifest, applicable(methods, manifest)) for manifest in manifests]
     policies = {method.name: make_policy(method, checkpoint, config.seed) for method in methods}
@@ -133,44 +137,62 @@ def evaluate(
         if len(fitting) < len(methods) and not quiet:
             print(f"{manifest.goals.name}: no replay, nothing recorded leads to goals elsewhere", file=sys.stderr)
         for method in fitting:
-            policy = policies[method.name]
-            log = out / "outcomes" / f"{manifest.goals.name}.{method.name}.jsonl"
-            with Stage(f"{manifest.goals.name} {method.name}", len(manifest.problems), "goals", quiet) as stage:
-
-                def report(count: int, solved: int, stage: Stage = stage) -> None:
-                    stage.update(count, solved=str(solved))
-
-                key = _key(method, manifest, checkpoint, config.seed)
-                outcomes = run_manifest(policy, manifest, log, key, config.batch, report)
-                stage.done = len(outcomes)
-            device = checkpoint.model.device.type if checkpoint and isinstance(method, LearnedConfig) else "cpu"
-            times = time_plans(policy, manifest, config.timed_plans, config.threads, device)
-            n, successes = len(outcomes), sum(o.success for o in outcomes)
-            low, high = wilson(successes, n)
-            row = ResultRow(
-                task=manifest.task,
-                goals=manifest.goals.name,
-                **asdict(labels(method)),
-                budget=manifest.goals.budget,
-                n=n,
-                successes=successes,
-                success=successes / n,
-                low=low,
-                high=high,
-                plan_ms_p50=times.plan_ms_p50,
-                plan_ms_p95=times.plan_ms_p95,
-                encode_ms_p50=times.encode_ms_p50,
-                threads=config.threads,
-                device=device,
-                seed=config.seed,
-                hardware=hardware(),
-                torch=torch.__version__,
-                kind=method.kind,
-                manifest=fingerprint(manifest),
-                commit=commit,
-                joules_per_plan=times.joules,
-                trained=training_budget(method, checkpoint),
-                true_state=getattr(policy, "knows_state", False),
-            )
-            results.append(Evaluated(row, manifest, method, tuple(outcomes)))
+            results.append(run_method(config, method, policies[method.name], manifest, checkpoint, out, quiet))
     return results
+
+
+def acts_on(method: MethodConfig, checkpoint: Checkpoint | None) -> str:
+    """The kind of device a method decides on."""
+    return checkpoint.model.device.type if checkpoint and isinstance(method, LearnedConfig) else "cpu"
+
+
+def run_method(
+    config: EvaluateConfig,
+    method: MethodConfig,
+    policy: Policy,
+    manifest: Manifest,
+    checkpoint: Checkpoint | None,
+    out: Path,
+    quiet: bool = False,
+) -> Evaluated:
+    """One method on one manifest, and its times; outcomes are logged in `out` as they come, and reused."""
+    log = out / "outcomes" / f"{manifest.goals.name}.{method.name}.jsonl"
+    with Stage(f"{manifest.goals.name} {method.name}", len(manifest.problems), "goals", quiet) as stage:
+
+        def report(count: int, solved: int) -> None:
+            stage.update(count, solved=str(solved))
+
+        key = outcome_key(method, manifest, checkpoint, config.seed)
+        outcomes = run_manifest(policy, manifest, log, key, config.batch, report)
+        stage.done = len(outcomes)
+    device = acts_on(method, checkpoint)
+    times = time_plans(policy, manifest, config.timed_plans, config.threads, device)
+    n, successes = len(outcomes), sum(o.success for o in outcomes)
+    low, high = wilson(successes, n)
+    row = ResultRow(
+        task=manifest.task,
+        goals=manifest.goals.name,
+        **asdict(labels(method)),
+        budget=manifest.goals.budget,
+        n=n,
+        successes=successes,
+        success=successes / n,
+        low=low,
+        high=high,
+        plan_ms_p50=times.plan_ms_p50,
+        plan_ms_p95=times.plan_ms_p95,
+        encode_ms_p50=times.encode_ms_p50,
+        threads=config.threads,
+        device=device,
+        seed=config.seed,
+        hardware=hardware(),
+        torch=torch.__version__,
+        kind=method.kind,
+        manifest=fingerprint(manifest),
+        commit=git_revision() or "",
+        joules_per_plan=times.joules,
+        trained=training_budget(method, checkpoint),
+        true_state=getattr(policy, "knows_state", False),
+        reached="".join("01"[outcome.success] for outcome in outcomes),
+    )
+    return Evaluated(row, manifest, method, tuple(outcomes))

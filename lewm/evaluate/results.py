@@ -52,6 +52,8 @@ class ResultRow:
     nobody wrote it down, and in rows of an older lewm."""
     true_state: bool = field(default=False, kw_only=True)
     """Whether the method is told the true state and that of the goal; planners see pictures."""
+    reached: str = field(default="", kw_only=True)
+    """A 1 for every goal that was reached and a 0 for every other, in the manifest's order; empty in older rows."""
 
 
 def save_results(rows: Sequence[ResultRow], path: Path) -> None:

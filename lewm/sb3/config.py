@@ -9,6 +9,9 @@ from lewm.schema import SchemaError, build, read_json
 FORMAT = "lewm-sb3"
 VERSION = 1
 
+UNBOUND = ("steps", "evaluations", "memory_gb")
+"""Settings that may change while a training goes on: they never change what was learned so far."""
+
 Algorithm = Literal["sac", "td3", "ppo"]
 Reward = Literal["sparse", "dense"]
 

@@ -28,7 +28,7 @@ import envs
 from lewm import __version__
 from lewm.data.sb3_policy import predict, sb3_class
 from lewm.progress import Stage
-from lewm.sb3.config import FORMAT, VERSION, Sb3Card, Sb3Config
+from lewm.sb3.config import FORMAT, UNBOUND, VERSION, Sb3Card, Sb3Config
 from lewm.sb3.env import Sb3Env
 from lewm.sb3.pixels import PictureReplay, PixelExtractor, replay_bytes
 from lewm.sb3.views import make_view
@@ -240,7 +240,7 @@ def _check_same(config: Sb3Config, out: Path) -> None:
     now = json.loads(json.dumps(asdict(config)))
     if path.exists():
         for key, before in read_json(path).items():
-            if key not in ("steps", "evaluations", "memory_gb") and before != now.get(key):
+            if key not in UNBOUND and before != now.get(key):
                 raise ValueError(
                     f"{out} was trained with {key} = {before!r}, now it is {now.get(key)!r}: choose another --out"
                 )

@@ -1,0 +1,89 @@
+"""The comparison of baselines as Markdown: a row per method, a column per manifest, training seeds pooled."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, median, stdev
+
+from lewm.compare.summary import markdown
+from lewm.evaluate.results import ResultRow, search
+from lewm.evaluate.significance import privileged
+from lewm.evaluate.statistics import SIGNIFICANT, holm, mcnemar, wilson
+
+LEGEND = (
+    "Success in %, with Wilson's 95 % interval for as many goals as the manifest has: seeds share them, so that "
+    "several are averaged and count once; ± is their standard deviation. **Bold**: the best row of a column, "
+    "those told the true state or the recorded way aside. ≈: the difference to it may be chance (exact paired "
+    f"McNemar on the goals of the first seed, Holm over the column, {100 * SIGNIFICANT:g} %). Milliseconds per "
+    "plan are medians, one problem at a time."
+)
+"""What stands under the table."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on one manifest, over its training seeds."""
+
+    rows: tuple[ResultRow, ...]
+    """By seed."""
+
+    @property
+    def success(self) -> float:
+        """Mean over seeds."""
+        return fmean(row.success for row in self.rows)
+
+    @property
+    def text(self) -> str:
+        """`97.3 (94.0 - 98.9) ± 0.6`."""
+        n = self.rows[0].n
+        low, high = wilson(round(self.success * n), n)
+        spread = f" ± {100 * stdev(row.success for row in self.rows):.1f}" if len(self.rows) > 1 else ""
+        return f"{100 * self.success:.1f} ({100 * low:.1f} - {100 * high:.1f}){spread}"
+
+
+def table(rows: Sequence[ResultRow]) -> str:
+    """All rows of a comparison. Raises ValueError for rows of one goal set that were measured on different goals."""
+    if not rows:
+        return "no rows"
+    goals = list(dict.fromkeys(row.goals for row in rows))
+    cells: dict[tuple[str, str], Cell] = {}
+    for key in dict.fromkeys((row.method, row.goals) for row in rows):
+        mine = sorted((row for row in rows if (row.method, row.goals) == key), key=lambda row: row.seed)
+        cells[key] = Cell(tuple(mine))
+    marks: dict[tuple[str, str], str] = {}
+    for name in goals:
+        if len({row.manifest for row in rows if row.goals == name}) > 1:
+            raise ValueError(f"goals {name}: the rows were measured on different manifests; evaluate them on one")
+        marks |= _marks({method: cell for (method, of), cell in cells.items() if of == name}, name)
+    first = {row.goals: row for row in reversed(rows)}
+    head = ["method", "search", "seeds", *(f"{g}, n = {first[g].n}, {first[g].budget} steps" for g in goals)]
+    lines = []
+    for method in dict.fromkeys(row.method for row in rows):
+        mine = [row for row in rows if row.method == method]
+        found = [marks[method, g].format(cells[method, g].text) if (method, g) in cells else "-" for g in goals]
+        seeds = str(len({row.seed for row in mine}))
+        times = f"{median(row.plan_ms_p50 for row in mine):.1f}" if mine[0].candidates else "-"
+        learned = next((row.trained for row in mine if row.trained), "-")
+        lines.append([method, search(mine[0]), seeds, *found, times, learned])
+    threads = ", ".join(sorted({str(row.threads) for row in rows}))
+    return "\n\n".join(
+        [
+            markdown([*head, "ms per plan", "learned from"], lines),
+            f"{LEGEND} Torch threads: {threads}; {rows[0].hardware}.",
+        ]
+    )
+
+
+def _marks(column: dict[str, Cell], goals: str) -> dict[tuple[str, str], str]:
+    """How the text of every cell of a manifest is shown, as a format string."""
+    fair = {method: cell for method, cell in column.items() if not privileged(cell.rows[0])}
+    best = max(fair or column, key=lambda method: column[method].success)
+    others = [method for method in column if method != best]
+    paired = [method for method in others if _first(column, method) and _first(column, best)]
+    p_values = holm([mcnemar(_first(column, method), _first(column, best)) for method in paired])
+    equal = {method for method, p in zip(paired, p_values) if p >= SIGNIFICANT}
+    return {(m, goals): "**{}**" if m == best else "≈ {}" if m in equal else "{}" for m in column}
+
+
+def _first(column: dict[str, Cell], method: str) -> list[bool]:
+    """Which goals were reached with the first seed; empty in rows of an older lewm."""
+    return [digit == "1" for digit in column[method].rows[0].reached]
