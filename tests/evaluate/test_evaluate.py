@@ -114,9 +114,11 @@ def test_other_weights_are_not_taken_for_these(tiny_store: Store, tiny_checkpoin
     save_checkpoint(tmp_path / "other", tiny_checkpoint.model, head, tiny_checkpoint.origin, {})
     other = replace(tiny_checkpoint, path=tmp_path / "other")
     for method in CONFIG.methods:
-        same = module.outcome_key(method, manifest, other, 0) == module._key(method, manifest, tiny_checkpoint, 0)
+        same = module.outcome_key(method, manifest, other, 0) == module.outcome_key(
+            method, manifest, tiny_checkpoint, 0
+        )
         assert same == (not isinstance(method, PlanConfig))
-        assert module.outcome_key(method, manifest, other, 1) != module._key(method, manifest, other, 0)
+        assert module.outcome_key(method, manifest, other, 1) != module.outcome_key(method, manifest, other, 0)
 
 
 def test_another_goal_set_under_the_same_name_is_refused(
