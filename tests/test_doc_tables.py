@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lewm.compare import load_rows, table
+from lewm.compare import baselines_table, encoders, load_rows, table
+from lewm.evaluate.results import load_results
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -14,6 +15,16 @@ DOCS = Path(__file__).parent.parent / "docs"
 def objectives(path: Path) -> str:
     """What `lewm compare objectives` prints of the rows."""
     return table(load_rows(path))
+
+
+def frozen_encoders(path: Path) -> str:
+    """What `lewm compare encoders` prints of the rows."""
+    return encoders.table(encoders.load_rows(path))
+
+
+def baselines(path: Path) -> str:
+    """What `lewm compare baselines` prints of the rows."""
+    return baselines_table.table(load_results(path))
 
 
 TABLES: dict[str, tuple[str, Callable[[Path], str]]] = {

@@ -16,7 +16,7 @@ from lewm import config, pipeline
 from lewm.checkpoint import Checkpoint, load
 from lewm.compare.rows import Success
 from lewm.compare.run import plan_with
-from lewm.compare.shared import check_names, leaves, pick_rows, read_comparison, refuse_others, words
+from lewm.compare.shared import check_names, leaves, pick_rows, read_comparison, read_rows, refuse_others, words
 from lewm.compare.summary import markdown
 from lewm.config import RunConfig
 from lewm.data.store import Store
@@ -137,6 +137,11 @@ def compare_encoders(
         results.append(build(EncoderResult, read_json(path), str(path)))
         (out / "table.md").write_text(table(results) + "\n")
     return results
+
+
+def load_rows(path: Path) -> list[EncoderResult]:
+    """Rows that `lewm compare encoders --json` wrote. Raises SchemaError naming what does not fit."""
+    return read_rows(EncoderResult, path, "encoders")
 
 
 def _run_of(comparison: EncodersConfig, row: EncoderRow, out: Path, overrides: Sequence[str]) -> RunConfig:

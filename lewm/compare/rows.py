@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lewm.compare.shared import read_rows
 from lewm.probes import Health
-from lewm.schema import SchemaError, build, read_json
 
 COLLAPSED_RANK, COLLAPSED_STD = 0.1, 0.05
 """A latent counts as collapsed below this share of the ideal effective rank, or below this mean standard deviation: the
@@ -143,7 +143,4 @@ def collapse_step(curve: Sequence[CurvePoint]) -> int | None:
 
 def load_rows(path: Path) -> list[CompareRow]:
     """Rows that `lewm compare objectives --json` wrote. Raises SchemaError naming what does not fit."""
-    data = read_json(path)
-    if not isinstance(data, list):
-        raise SchemaError(f"{path} must hold a list of rows; give a file that `lewm compare objectives --json` wrote")
-    return [build(CompareRow, row, str(path)) for row in data]
+    return read_rows(CompareRow, path, "objectives")

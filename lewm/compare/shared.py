@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from lewm import config
+from lewm.schema import SchemaError, build, read_json
 
 T = TypeVar("T")
 
@@ -66,6 +67,14 @@ def _leaves(tree: Any, path: str) -> dict[str, Any]:
     for name, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
         found |= _leaves(value, f"{path}.{name}" if path else str(name))
     return found
+
+
+def read_rows(cls: type[T], path: Path, comparison: str) -> list[T]:
+    """Rows that a comparison wrote with --json. Raises SchemaError naming what does not fit."""
+    data = read_json(path)
+    if not isinstance(data, list):
+        raise SchemaError(f"{path} must hold a list of rows; give a file that `lewm compare {comparison} --json` wrote")
+    return [build(cls, row, str(path)) for row in data]
 
 
 def refuse_others(folder: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
