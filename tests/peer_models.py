@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lewm.bench.peer import Peer, PeerError
 from lewm.import_model import DataFacts
+from lewm.peer import Peer, PeerError
 
 BATCH_NORM = {"_target_": "torch.nn.BatchNorm1d", "_partial_": True}
 SMALL: dict[str, Any] = {

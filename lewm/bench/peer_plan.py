@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lewm.bench.peer import ACTION_DIM, FRAME_SKIP, PAPER, Peer, PeerPlan, Size
 from lewm.evaluate.timing import hardware, torch_threads
 from lewm.import_model import DataFacts, read_model
+from lewm.peer import ACTION_DIM, FRAME_SKIP, PAPER, Peer, PeerPlan, Size
 from lewm.planning.action_limits import action_box
 from lewm.planning.costs import CostConfig, GoalCost, Situation
 from lewm.planning.fast_compile import compile_rollout
