@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
@@ -84,8 +85,6 @@ class PeerPolicy:
     Raises PeerError where the peer does not work, and ValueError for a checkpoint that is no LeWM.
     """
 
-    knows_state = False
-
     def __init__(self, config: PeerMethod, seed: int) -> None:
         checkpoint = load(config.path)
         self.config, self.seed, self.origin = config, seed, checkpoint.origin
@@ -93,12 +92,12 @@ class PeerPolicy:
         self.frame_shape = (checkpoint.model.facts.size, checkpoint.model.facts.size, 3)
         self.step = 0
         self.decision: Decision | None = None
-        python = Path(config.python or sys.executable).expanduser()
-        with ExitStack() as stack:
-            self.peer = stack.enter_context(
-                Peer(python, torch.get_num_threads(), config.device, f"`python` of method {config.name}")
-            )
-            hand_over(self.peer, checkpoint.model, f"method {config.name}: {config.path}")
+        where, python = f"method {config.name}: {config.path}", Path(config.python or sys.executable).expanduser()
+        with TemporaryDirectory(prefix="lewm-peer-") as folder, ExitStack() as stack:
+            export_model(checkpoint.model, where, Path(folder))
+            peer = Peer(python, torch.get_num_threads(), config.device, f"`python` of method {config.name}")
+            self.peer = stack.enter_context(peer)
+            hand_over(self.peer, checkpoint.model, Path(folder), where)
             weakref.finalize(self, stack.pop_all().close)
 
     @property
@@ -162,13 +161,11 @@ def agent_setup(config: PeerMethod, model: WorldModel) -> AgentSetup:
 
 
 @torch.no_grad()
-def hand_over(peer: Peer, model: WorldModel, where: str) -> None:
-    """Let the peer load the weights of a model, and see that it answers as ours does.
+def hand_over(peer: Peer, model: WorldModel, folder: Path, where: str) -> None:
+    """Let the peer load the folder that a model was exported to, and see that it answers as ours does.
 
-    Raises ValueError, which `where` starts, for a model that is no LeWM, and PeerError where the answers differ.
+    Raises PeerError, with `where` in it, where the answers differ.
     """
-    folder = peer.folder / "model"
-    export_model(model, where, folder)
     peer.load(folder, "cpu")
     generator, facts = torch.Generator().manual_seed(0), model.facts
     shape = (1, model.context, 3, facts.size, facts.size)
