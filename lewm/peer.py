@@ -63,6 +63,10 @@ PAPER: dict[str, Any] = {
 """config.json of LeWM at the size of the paper: 18 million parameters."""
 
 
+AGREEMENT = 1e-3
+"""Largest relative difference of what the two compute, with which they still count as one model."""
+
+
 class PeerError(RuntimeError):
     """The peer cannot be started, or failed; the message says why in its words."""
 
@@ -112,7 +116,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class AgentSetup:
-    """The peer's policy: its search, and the statistics its model was trained with."""
+    """The peer's policy: its search, and how its model was shown pictures and actions in training."""
 
     candidates: int
     iterations: int
@@ -122,11 +126,11 @@ class AgentSetup:
     """Blocks executed per plan."""
     frame_skip: int
     action_mean: tuple[float, ...]
-    """Of the raw actions (a,), and so their std."""
+    """Of the raw actions (a,), and their std."""
     action_std: tuple[float, ...]
-    pixel_mean: tuple[float, ...]
-    """Of the three channels, in [0, 1], and so their std."""
-    pixel_std: tuple[float, ...]
+    pixel_scale: tuple[float, ...]
+    """Of the three channels: the model sees uint8 * scale + shift."""
+    pixel_shift: tuple[float, ...]
 
 
 class Peer:

@@ -259,11 +259,11 @@ def make_agent(model: Any, goal: NDArray[Any], request: Request) -> Any:
     """
     module, cem = import_policy(), importlib.import_module("stable_worldmodel.solver.cem")
     gymnasium = importlib.import_module("gymnasium")
-    mean, std = (torch.tensor(request[name]).view(-1, 1, 1) for name in ("pixel_mean", "pixel_std"))
+    scale, shift = (torch.tensor(request[name]).view(-1, 1, 1) for name in ("pixel_scale", "pixel_shift"))
 
     def normalise(picture: Tensor) -> Tensor:
         """What training did to a picture (C, Y, X)."""
-        return (picture / 255 - mean) / std
+        return picture * scale + shift
 
     agent = module.WorldModelPolicy(
         cem.CEMSolver(

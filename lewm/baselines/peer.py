@@ -23,15 +23,10 @@ import torch
 
 from lewm.checkpoint import load
 from lewm.export_model import export_model
-from lewm.peer import AgentSetup, Decision, Peer, PeerError
+from lewm.peer import AGREEMENT, AgentSetup, Decision, Peer, PeerError
 from lewm.planning.policy import Start, plays
 from lewm.world_model import WorldModel
 from planners.noise import key_seed
-
-AGREEMENT = 1e-3
-"""Largest difference of latents, relative to their largest entry, with which the two still count as one model."""
-LEAST_STD = 1e-3
-"""Standard deviation of a colour or an action entry that hardly varied; `WorldModel` scales by as much."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +140,7 @@ class PeerPolicy:
 
 def agent_setup(config: PeerMethod, model: WorldModel) -> AgentSetup:
     """The peer's policy for a model of ours."""
-    facts = model.facts
+    entries = model.facts.action_dim
     return AgentSetup(
         candidates=config.candidates,
         iterations=config.iterations,
@@ -153,10 +148,10 @@ def agent_setup(config: PeerMethod, model: WorldModel) -> AgentSetup:
         horizon=config.horizon,
         replan_every=config.replan_every,
         frame_skip=model.config.frame_skip,
-        action_mean=facts.action_mean,
-        action_std=tuple(max(std, LEAST_STD) for std in facts.action_std),
-        pixel_mean=facts.pixel_mean,
-        pixel_std=tuple(max(std, LEAST_STD) for std in facts.pixel_std),
+        action_mean=tuple(model.action_mean_A[:entries].tolist()),
+        action_std=tuple(model.action_std_A[:entries].tolist()),
+        pixel_scale=tuple(model.pixel_scale.flatten().tolist()),
+        pixel_shift=tuple(model.pixel_shift.flatten().tolist()),
     )
 
 

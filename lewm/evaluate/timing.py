@@ -23,7 +23,7 @@ WARMUP = 5
 
 @dataclass(frozen=True)
 class PlanTimes:
-    """Milliseconds per act of planning, from pixels to the first action."""
+    """Milliseconds per act of planning, from pixels to the first action; of a peer, in its own process."""
 
     plan_ms_p50: float
     plan_ms_p95: float
