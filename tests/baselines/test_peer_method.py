@@ -328,8 +328,8 @@ def test_outcomes_belong_to_the_weights(checkpoint: Path, tmp_path: Path, tiny_s
     method, keys = PeerMethod(str(tmp_path / "c")), set()
     for seed in (0, 1):
         saved(tmp_path / "c", stirred(LEWM, seed=seed))
-        keys.add(evaluation._key(method, manifest, None, 0))
-    keys.add(evaluation._key(replace(method, iterations=10), manifest, None, 0))
+        keys.add(evaluation.outcome_key(method, manifest, None, 0))
+    keys.add(evaluation.outcome_key(replace(method, iterations=10), manifest, None, 0))
     assert len(keys) == 3
     assert weight_files(method, None) == [tmp_path / "c" / "model.safetensors", tmp_path / "c" / "config.json"]
 
