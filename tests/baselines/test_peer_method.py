@@ -11,11 +11,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import peer_stand_in
 import pytest
 import torch
 import yaml
-from peer_models import FACTS, open_peer, write_checkpoint
+from peer_models import (
+    ENCODER,
+    FACTS,
+    LEWM,
+    LEWM_FACTS,
+    PREDICTOR,
+    TINY_SEARCH,
+    open_peer,
+    saved,
+    stirred,
+    write_checkpoint,
+)
 from test_baselines import check_neighbours
 from test_offline_folder import command
 from torch import Tensor
@@ -24,7 +34,7 @@ import envs
 from lewm.baselines import BASELINES, PeerMethod
 from lewm.baselines import peer as module
 from lewm.baselines.peer import PeerPolicy
-from lewm.checkpoint import Origin, load, save_checkpoint
+from lewm.checkpoint import load
 from lewm.config import load as load_run
 from lewm.config import shipped
 from lewm.data.store import Store, split_episodes
@@ -36,65 +46,22 @@ from lewm.evaluate.runner import run_manifest
 from lewm.evaluate.timing import time_plans
 from lewm.export_model import export_model
 from lewm.import_model import read_model
-from lewm.nets.encoders import ViTConfig
 from lewm.nets.predictors import AdaLNConfig, MLPConfig
 from lewm.peer import Decision, PeerError
 from lewm.planning.policy import Start
 from lewm.schema import SchemaError, build
-from lewm.world_model import ModelConfig, ModelFacts, WorldModel
+from lewm.world_model import ModelConfig, WorldModel
 from planners.noise import key_seed
 
-ENCODER = ViTConfig(latent_dim=8, patch=8, layers=2, heads=2, width=12, mlp_ratio=3, projector_hidden=16, norm_eps=1e-9)
-PREDICTOR = AdaLNConfig(
-    history=2,
-    layers=2,
-    heads=2,
-    head_dim=4,
-    mlp_hidden=16,
-    action_smoothed=6,
-    action_hidden=16,
-    projector_hidden=16,
-    norm_eps=1e-5,
-)
-LEWM = ModelConfig(ENCODER, PREDICTOR, frame_skip=2)
-FACTS_32 = ModelFacts(32, (-1.0, -1.0), (1.0, 1.0), (0.1, -0.2), (0.5, 0.3), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
-SEARCH = {"candidates": 24, "iterations": 3, "elites": 6, "horizon": 3, "replan_every": 2}
 GOALS = GoalSet("near", offset=8, budget=12, count=6)
 
 
-def stirred(config: ModelConfig, facts: ModelFacts = FACTS_32, seed: int = 0) -> WorldModel:
-    """A model under which everything matters: fresh gates are zero, fresh norms the identity."""
-    model, generator = WorldModel(config, facts).eval().requires_grad_(False), torch.Generator().manual_seed(seed)
-    for name, value in model.state_dict().items():
-        if value.is_floating_point():
-            scale = value[0].numel() ** -0.5 if value.ndim > 1 else 0.2
-            centre = value.ndim == 1 and name.endswith(("weight", "running_var"))
-            value.copy_(centre + scale * torch.randn(value.shape, generator=generator).clamp(-3, 3))
-    return model
-
-
-def saved(path: Path, model: WorldModel, task: str = "two_room", size: int = 32) -> Path:
-    save_checkpoint(path, model, None, Origin(task, {"size": size}, "", (), (), 0.1, 0.25, 0), {"train": {"steps": 7}})
-    return path
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved(tmp_path_factory.mktemp("lewm") / "checkpoint", stirred(LEWM))
-
-
-@pytest.fixture(scope="module")
-def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return peer_stand_in.install(tmp_path_factory.mktemp("peer"))
-
-
 @pytest.fixture(scope="module", params=["stand-in", pytest.param("original", marks=pytest.mark.peers)])
-def method(request: pytest.FixtureRequest, checkpoint: Path, stand_in: Path) -> PeerMethod:
-    python = stand_in
-    if request.param == "original":
-        with open_peer() as peer:
-            python = peer.python
-    return PeerMethod(str(checkpoint), python=str(python), **SEARCH)
+def method(request: pytest.FixtureRequest, tiny_peer: PeerMethod) -> PeerMethod:
+    if request.param == "stand-in":
+        return tiny_peer
+    with open_peer() as peer:
+        return replace(tiny_peer, python=str(peer.python))
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +76,7 @@ def test_out_and_in_again_is_the_same_model(tmp_path: Path) -> None:
     for config in (LEWM, replace(LEWM, predictor=replace(PREDICTOR, action_smoothed=None))):
         model = stirred(config)
         export_model(model, "m", tmp_path)
-        data = replace(FACTS, action_mean=FACTS_32.action_mean, action_std=FACTS_32.action_std)
+        data = replace(FACTS, action_mean=LEWM_FACTS.action_mean, action_std=LEWM_FACTS.action_std)
         back = read_model(tmp_path, data)
         assert isinstance(config.predictor, AdaLNConfig)
         smoothed = config.predictor.action_smoothed or model.action_dim
@@ -145,7 +112,7 @@ OTHERS: dict[str, tuple[ModelConfig, str]] = {
 @pytest.mark.parametrize("other", OTHERS)
 def test_another_model_is_refused(other: str, tmp_path: Path) -> None:
     config, said = OTHERS[other]
-    path = saved(tmp_path / "other", WorldModel(config, FACTS_32))
+    path = saved(tmp_path / "other", WorldModel(config, LEWM_FACTS))
     with pytest.raises(
         ValueError, match=rf"method m: .*other has model\.{said}, .*only .* encoder vit and predictor adaln .*lewm demo"
     ):
@@ -153,7 +120,7 @@ def test_another_model_is_refused(other: str, tmp_path: Path) -> None:
 
 
 def test_two_cameras_are_refused(tmp_path: Path) -> None:
-    facts = replace(FACTS_32, pixel_mean=(0.5,) * 6, pixel_std=(0.5,) * 6)
+    facts = replace(LEWM_FACTS, pixel_mean=(0.5,) * 6, pixel_std=(0.5,) * 6)
     with pytest.raises(ValueError, match="m sees 2 cameras"):
         export_model(WorldModel(LEWM, facts), "m", tmp_path)
 
@@ -174,20 +141,20 @@ def searched(model: WorldModel, frame: np.ndarray, goal: np.ndarray, mean: Tenso
         model.encode(torch.from_numpy(picture).movedim(-1, 0)[None, None])[:, :, 0] for picture in (frame, goal)
     )
     generator, std = torch.Generator().manual_seed(seed), torch.ones_like(mean)
-    for _ in range(SEARCH["iterations"]):
-        scaled = mean + std * torch.randn(1, SEARCH["candidates"], *mean.shape, generator=generator)
+    for _ in range(TINY_SEARCH["iterations"]):
+        scaled = mean + std * torch.randn(1, TINY_SEARCH["candidates"], *mean.shape, generator=generator)
         scaled[:, 0] = mean
         raw = scaled * model.action_std_A + model.action_mean_A
         future = model.rollout(now[:, :, None], raw[:, 0, :0], raw)
         cost = (future[0, :, -1, 0] - there[0, 0]).square().sum(-1)
-        elites = scaled[0, cost.argsort()[: SEARCH["elites"]]]
+        elites = scaled[0, cost.argsort()[: TINY_SEARCH["elites"]]]
         mean, std = elites.mean(0), elites.std(0)
     return mean
 
 
-def test_it_decides_by_the_published_search(policy: PeerPolicy, checkpoint: Path) -> None:
+def test_it_decides_by_the_published_search(policy: PeerPolicy) -> None:
     """Two plans of one episode: the first from nothing, the second from what the first left over."""
-    model, task, goal = load(checkpoint).model, envs.make("two_room", size=32), np.array([0.8, 0.3])
+    model, task, goal = load(policy.config.path).model, envs.make("two_room", size=32), np.array([0.8, 0.3])
     task.set_state((0.2, 0.7))
     policy.start([Start(11, task, goal, np.zeros((0, 2)))])
     mean = torch.zeros(3, 4)
@@ -244,9 +211,9 @@ def test_goals_it_was_not_trained_for(policy: PeerPolicy) -> None:
             policy.start([Start(0, env, env.state, np.zeros((0, len(env.state))))])
 
 
-def test_a_peer_that_is_not_there(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_peer_that_is_not_there(tiny_peer: PeerMethod, tmp_path: Path) -> None:
     with pytest.raises(PeerError, match=r"nowhere cannot be started .*pass the peer's with `python` of method peer"):
-        PeerPolicy(PeerMethod(str(checkpoint), python=str(tmp_path / "nowhere")), 0)
+        PeerPolicy(PeerMethod(tiny_peer.path, python=str(tmp_path / "nowhere")), 0)
     bare = tmp_path / "python"
     bare.write_text(f"#!{sys.executable}\nraise SystemExit('no torch here')\n")
     bare.chmod(0o755)
@@ -255,7 +222,7 @@ def test_a_peer_that_is_not_there(checkpoint: Path, tmp_path: Path) -> None:
         match=r"does not work in .*no torch here.*\(pip install stable-worldmodel==0\.1\.1 transformers\) and name its "
         r"interpreter with `python` of method m",
     ):
-        PeerPolicy(PeerMethod(str(checkpoint), "m", python=str(bare)), 0)
+        PeerPolicy(PeerMethod(tiny_peer.path, "m", python=str(bare)), 0)
 
 
 def test_a_peer_that_stops(method: PeerMethod) -> None:
@@ -323,7 +290,7 @@ def test_it_tells_how_long_it_took(policy: PeerPolicy) -> None:
     assert policy.decision is not None and 0 < policy.decision.encode_ms < policy.decision.ms
 
 
-def test_outcomes_belong_to_the_weights(checkpoint: Path, tmp_path: Path, tiny_store: Store) -> None:
+def test_outcomes_belong_to_the_weights(tmp_path: Path, tiny_store: Store) -> None:
     manifest = make_manifest(GOALS, tiny_store, split_episodes(tiny_store.num_episodes, 0.25, 0)[1], 0)
     method, keys = PeerMethod(str(tmp_path / "c")), set()
     for seed in (0, 1):
