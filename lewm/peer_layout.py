@@ -258,7 +258,7 @@ def convert(tensors: dict[str, Tensor], model: WorldModel, path: Path) -> dict[s
     Raises ValueError naming the first tensor that is missing, left over, of another shape or not finite.
     """
     layers = len(model.predictor.transformer.blocks)  # type: ignore[union-attr, arg-type]
-    wanted = {ours: _sources(ours, layers) for ours in model.state_dict()}
+    wanted = {ours: sources(ours, layers) for ours in model.state_dict()}
     needed = {name for names in wanted.values() for name in names}
     if missing := [name for names in wanted.values() for name in names if name not in tensors]:
         raise ValueError(f"{path}: tensor {missing[0]} is missing ({len(missing)} in all): config.json describes more")
@@ -280,7 +280,7 @@ def convert(tensors: dict[str, Tensor], model: WorldModel, path: Path) -> dict[s
     return converted
 
 
-def _sources(ours: str, layers: int) -> list[str]:
+def sources(ours: str, layers: int) -> list[str]:
     """Names of the source's tensors that make up one entry of our state dict."""
     number = re.search(r"blocks\.(\d+)\.", ours)
     module, leaf = re.sub(r"blocks\.\d+\.", "blocks.#.", ours), ""

@@ -3,11 +3,14 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import peer_stand_in
 import pytest
 import torch
 from parallel import OnTwoRanks, two_processes
+from peer_models import LEWM, TINY_SEARCH, saved, stirred
 
 from lewm import pipeline
+from lewm.baselines import PeerMethod
 from lewm.checkpoint import Checkpoint, load
 from lewm.config import RunConfig
 from lewm.cost_to_go import CostToGoConfig
@@ -66,6 +69,14 @@ def tiny_sb3(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     settings, few = {"size": 32}, {"steps": 20, "episode_steps": 10, "evaluations": 1}
     train_sb3(Sb3Config("two_room", settings, observation=request.param, **few, **frames), out, quiet=True)
     return out
+
+
+@pytest.fixture(scope="session")
+def tiny_peer(tmp_path_factory: pytest.TempPathFactory) -> PeerMethod:
+    """A LeWM that knows nothing, planned with by a stand-in of stable-worldmodel."""
+    folder = tmp_path_factory.mktemp("peer")
+    checkpoint = saved(folder / "checkpoint", stirred(LEWM))
+    return PeerMethod(str(checkpoint), python=str(peer_stand_in.install(folder)), **TINY_SEARCH)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A small LeWM checkpoint in stable-worldmodel's layout, every number from a formula, and the peer to ask."""
+"""Small LeWMs in stable-worldmodel's layout (every number from a formula) and in ours, and the peer to ask."""
 
 import importlib.util
 import json
@@ -15,8 +15,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from lewm.bench.peer import Peer, PeerError
+from lewm.checkpoint import Origin, save_checkpoint
 from lewm.import_model import DataFacts
+from lewm.nets.encoders import ViTConfig
+from lewm.nets.predictors import AdaLNConfig
+from lewm.peer import Peer, PeerError
+from lewm.world_model import ModelConfig, ModelFacts, WorldModel
 
 BATCH_NORM = {"_target_": "torch.nn.BatchNorm1d", "_partial_": True}
 SMALL: dict[str, Any] = {
@@ -67,6 +71,41 @@ SMALL: dict[str, Any] = {
 }
 """config.json of a LeWM with 2 + 2 layers, in stable-worldmodel's words."""
 FACTS = DataFacts("two_room", (-1.0, -1.0), (1.0, 1.0), (0.1, -0.2), (0.5, 2.0), frame_skip=2)
+
+
+ENCODER = ViTConfig(latent_dim=8, patch=8, layers=2, heads=2, width=12, mlp_ratio=3, projector_hidden=16, norm_eps=1e-9)
+PREDICTOR = AdaLNConfig(
+    history=2,
+    layers=2,
+    heads=2,
+    head_dim=4,
+    mlp_hidden=16,
+    action_smoothed=6,
+    action_hidden=16,
+    projector_hidden=16,
+    norm_eps=1e-5,
+)
+LEWM = ModelConfig(ENCODER, PREDICTOR, frame_skip=2)
+LEWM_FACTS = ModelFacts(32, (-1.0, -1.0), (1.0, 1.0), (0.1, -0.2), (0.5, 0.3), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+"""A LeWM of ours, for pictures of 32 pixels."""
+TINY_SEARCH = {"candidates": 24, "iterations": 3, "elites": 6, "horizon": 3, "replan_every": 2}
+
+
+def stirred(config: ModelConfig, facts: ModelFacts = LEWM_FACTS, seed: int = 0) -> WorldModel:
+    """A model under which everything matters: fresh gates are zero, fresh norms the identity."""
+    model, generator = WorldModel(config, facts).eval().requires_grad_(False), torch.Generator().manual_seed(seed)
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            scale = value[0].numel() ** -0.5 if value.ndim > 1 else 0.2
+            centre = value.ndim == 1 and name.endswith(("weight", "running_var"))
+            value.copy_(centre + scale * torch.randn(value.shape, generator=generator).clamp(-3, 3))
+    return model
+
+
+def saved(path: Path, model: WorldModel, task: str = "two_room", size: int = 32) -> Path:
+    """The model as a checkpoint of ours."""
+    save_checkpoint(path, model, None, Origin(task, {"size": size}, "", (), (), 0.1, 0.25, 0), {"train": {"steps": 7}})
+    return path
 
 
 def shapes() -> dict[str, tuple[int, ...]]:

@@ -16,12 +16,12 @@ import torch
 from peer_models import FACTS, SMALL, normalised, open_peer, pixels, scaled_actions, tensors, write_checkpoint
 from torch import Tensor
 
-from lewm.bench.peer import PAPER, Peer
 from lewm.checkpoint import load
 from lewm.cli import main
 from lewm.import_model import DataFacts, data_facts, import_model, read_model
 from lewm.nets.encoders import ViTConfig
 from lewm.nets.predictors import AdaLNConfig
+from lewm.peer import PAPER, Peer
 from lewm.peer_layout import describe
 from lewm.schema import SchemaError
 from lewm.world_model import ModelConfig, WorldModel

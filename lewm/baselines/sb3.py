@@ -13,7 +13,7 @@ import numpy as np
 
 import envs
 from lewm.data.sb3_policy import StateFeatures, predict, unpickle_sb3
-from lewm.planning.policy import Start
+from lewm.planning.policy import Start, plays
 from lewm.sb3.config import Algorithm, Sb3Card, read_card
 from lewm.sb3.views import KEYS, PixelView
 
@@ -120,9 +120,7 @@ class Sb3MethodPolicy:
         where = f"method {self.config.name}: {self.config.path}"
         if self.card is not None:
             config, drawn = self.card.config, tuple(task.observation_space.shape or ())
-            own = envs.make(config.task, **config.settings)
-            own.close()
-            if (type(own), own.state_names) != (type(task), task.state_names):
+            if not plays(task, config.task, config.settings):
                 raise ValueError(f"{where} was trained on {config.task}, and these goals are of another task")
             if self.needs_frame and drawn != self.card.frame:
                 raise ValueError(

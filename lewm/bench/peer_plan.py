@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lewm.bench.peer import ACTION_DIM, FRAME_SKIP, PAPER, Peer, PeerPlan, Size
 from lewm.evaluate.timing import hardware, torch_threads
 from lewm.import_model import DataFacts, read_model
+from lewm.peer import ACTION_DIM, AGREEMENT, FRAME_SKIP, PAPER, Peer, PeerPlan, Size
 from lewm.planning.action_limits import action_box
 from lewm.planning.costs import CostConfig, GoalCost, Situation
 from lewm.planning.fast_compile import compile_rollout
@@ -19,9 +19,6 @@ from lewm.planning.fast_rollout import FastModel, prepare
 from lewm.progress import Stage
 from lewm.world_model import WorldModel
 from planners import CEM, ActionBox, CostFn, noise_table
-
-AGREEMENT = 1e-3
-"""Largest relative difference of costs with which the two still count as one model."""
 
 UNSCALED = DataFacts(
     task="bench",

@@ -143,7 +143,9 @@ def evaluate(
 
 def acts_on(method: MethodConfig, checkpoint: Checkpoint | None) -> str:
     """The kind of device a method decides on."""
-    return checkpoint.model.device.type if checkpoint and isinstance(method, LearnedConfig) else "cpu"
+    if checkpoint and isinstance(method, LearnedConfig):
+        return checkpoint.model.device.type
+    return torch.device(getattr(method, "device", "cpu")).type
 
 
 def run_method(

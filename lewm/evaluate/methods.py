@@ -7,6 +7,7 @@ from typing import Literal, cast
 
 from lewm.baselines import BASELINES, BaselineConfig
 from lewm.baselines.offline import OfflineMethod, offline_agent, read_card, searches, weights_file
+from lewm.baselines.peer import PeerMethod
 from lewm.baselines.sb3 import Sb3Method, sb3_algorithm, sb3_card
 from lewm.checkpoint import Checkpoint
 from lewm.evaluate.timing import torch_threads
@@ -122,7 +123,7 @@ def make_policy(method: MethodConfig, checkpoint: Checkpoint | None, seed: int) 
 def weight_files(method: MethodConfig, checkpoint: Checkpoint | None) -> list[Path]:
     """The files of learned numbers that a method's outcomes depend on."""
     files = [checkpoint.path / "model.safetensors"] if checkpoint and isinstance(method, LearnedConfig) else []
-    if isinstance(method, Sb3Method):
+    if isinstance(method, Sb3Method | PeerMethod):
         return method.files
     return [*files, weights_file(method.path)] if isinstance(method, OfflineMethod) else files
 
@@ -135,9 +136,12 @@ def training_budget(method: MethodConfig, checkpoint: Checkpoint | None) -> str:
     if isinstance(method, OfflineMethod):
         card = read_card(method.path, method.kind)
         return f"{card.frames:,} recorded frames, {card.steps:,} optimiser steps in {card.seconds:,.0f} s"
-    if not isinstance(method, LearnedConfig) or checkpoint is None:
+    folder = checkpoint.path if isinstance(method, LearnedConfig) and checkpoint is not None else None
+    if isinstance(method, PeerMethod):
+        folder = Path(method.path)
+    if folder is None:
         return ""
-    train = read_json(checkpoint.path / "config.json").get("training", {}).get("train", {})
+    train = read_json(folder / "config.json").get("training", {}).get("train", {})
     return f"recordings, {train['steps']:,} optimiser steps" if "steps" in train else ""
 
 
@@ -178,6 +182,10 @@ def labels(method: MethodConfig) -> MethodLabels:
         return MethodLabels(method.name, method.kind, "none", 1, 1, 1, 1)
     if isinstance(method, Sb3Method):
         return MethodLabels(method.name, sb3_algorithm(method), "none", 1, 1, 1, 1)
+    if isinstance(method, PeerMethod):
+        size = (method.candidates, method.iterations, method.horizon, method.replan_every)
+        cost = CostConfig({"latent_l2": 1.0}, "terminal").label
+        return MethodLabels(method.name, "cem of stable-worldmodel", cost, *size)
     planner = getattr(method, "planner", None)
     if planner is None:
         return MethodLabels(method.name, "none", "none", 0, 0, 0, 0)

@@ -1,8 +1,8 @@
 """What an evaluation can run: the policy protocol, and our agent as one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -25,6 +25,13 @@ class Start:
     """Recorded states just before the start, oldest first, (P, S)."""
     actions: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     """Recorded actions from the start to the goal, (T, a); empty where no recording leads there."""
+
+
+def plays(task: envs.GoalEnv, name: str, settings: Mapping[str, Any]) -> bool:
+    """Whether an environment is of the task `name`: what was trained on these settings of it has the same states."""
+    own = envs.make(name, **settings)
+    own.close()
+    return (type(own), own.state_names) == (type(task), task.state_names)
 
 
 class Policy(Protocol):

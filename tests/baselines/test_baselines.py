@@ -12,6 +12,7 @@ from lewm.baselines import (
     BASELINES,
     OracleConfig,
     OraclePolicy,
+    PeerMethod,
     RandomConfig,
     RandomPolicy,
     ReplayConfig,
@@ -29,7 +30,7 @@ CONFIGS = {
     "replay": ReplayConfig(),
     "zero": ZeroConfig(),
 }
-DRAWING = ("random", "oracle")
+DRAWING = ("random", "oracle", "peer")
 """Baselines whose seed matters."""
 
 
@@ -43,8 +44,9 @@ def problems(task: str, pairs: Sequence[tuple[Sequence[float], Sequence[float]]]
 
 
 def test_the_table_is_covered() -> None:
-    assert CONFIGS.keys() | {"sb3"} == BASELINES.keys()
-    for kind, config in (CONFIGS | {"sb3": Sb3Method("x")}).items():
+    others = {"sb3": Sb3Method("x"), "peer": PeerMethod("x")}
+    assert CONFIGS.keys() | others.keys() == BASELINES.keys()
+    for kind, config in (CONFIGS | others).items():
         assert config.kind == kind and config.name == kind
 
 

@@ -13,7 +13,6 @@ from peer_models import SMALL, open_peer, write_checkpoint
 from torch import Tensor
 
 from lewm.bench import peer_plan as module
-from lewm.bench.peer import Peer, PeerError, PeerPlan, Size
 from lewm.bench.peer_plan import (
     PeerRow,
     compare,
@@ -27,6 +26,7 @@ from lewm.bench.peer_plan import (
 )
 from lewm.cli import main
 from lewm.import_model import DataFacts, read_model
+from lewm.peer import Peer, PeerError, PeerPlan, Size
 from lewm.planning.action_limits import action_box
 from lewm.world_model import WorldModel
 from planners import noise_table

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lewm.baselines import BASELINES, OracleConfig, RandomConfig, ReplayConfig, Sb3Method, ZeroConfig
+from lewm.baselines import BASELINES, OracleConfig, PeerMethod, RandomConfig, ReplayConfig, Sb3Method, ZeroConfig
 from lewm.checkpoint import Checkpoint
 from lewm.data.store import Store, split_episodes
 from lewm.evaluate import evaluate as module
@@ -132,8 +132,10 @@ def test_another_goal_set_under_the_same_name_is_refused(
             held_out_manifests(changed, tiny_store, tiny_checkpoint, tmp_path)
 
 
-def test_labels_and_policies_cover_every_kind(tiny_checkpoint: Checkpoint, tiny_sb3: Path) -> None:
-    methods = (*CONFIG.methods, ReplayConfig(), ZeroConfig(), Sb3Method(str(tiny_sb3)))
+def test_labels_and_policies_cover_every_kind(
+    tiny_checkpoint: Checkpoint, tiny_sb3: Path, tiny_peer: PeerMethod
+) -> None:
+    methods = (*CONFIG.methods, ReplayConfig(), ZeroConfig(), Sb3Method(str(tiny_sb3)), tiny_peer)
     assert {m.kind for m in methods} == {"world_model", *BASELINES}
     for method in methods:
         assert asdict(labels(method))["method"] == method.name

@@ -1,6 +1,6 @@
 """What runs inside the peer's interpreter: stable-worldmodel's own LeWM and CEM, asked over a pipe.
 
-Needs torch, numpy, transformers, gymnasium, einops, loguru and stable-worldmodel, nothing of lewm; `lewm.bench.peer`
+Needs torch, numpy, transformers, gymnasium, einops, loguru and stable-worldmodel, nothing of lewm; `lewm.peer`
 starts it by its path. One JSON request per line comes in, one JSON answer goes out; tensors travel in files.
 """
 
@@ -17,7 +17,9 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 Request = dict[str, Any]
@@ -57,7 +59,8 @@ def build(config: dict[str, Any]) -> Any:
         hidden_size=encoder["hidden_size"],
         num_hidden_layers=encoder["num_hidden_layers"],
         num_attention_heads=encoder["num_attention_heads"],
-        intermediate_size=4 * encoder["hidden_size"],
+        intermediate_size=encoder.get("intermediate_size", 4 * encoder["hidden_size"]),
+        layer_norm_eps=encoder.get("layer_norm_eps", 1e-12),
         image_size=encoder["image_size"],
         patch_size=encoder["patch_size"],
     )
@@ -90,6 +93,7 @@ class Worker:
 
     def __init__(self) -> None:
         self.model: Any = None
+        self.agents: list[Any] = []
 
     def hello(self, request: Request) -> Request:
         """Import the peer and say which one it is; `threads` limits its torch."""
@@ -164,14 +168,40 @@ class Worker:
         # Latents are given, so the solver's model never looks at these pictures.
         picture = torch.zeros(batch, 1, 3, 1, 1)
         info = {"pixels": picture, "goal": picture, "emb": latent[:, None, :], "goal_emb": goal[:, None, :]}
-        synchronize(request["device"])
-        started = time.perf_counter()
+        started = clock(request["device"])
         with draws(given["noise"].unbind(1)) if "noise" in given else nullcontext():
             solution = solver.solve(info)
-        synchronize(request["device"])
-        ms = 1000 * (time.perf_counter() - started)
+        ms = clock(request["device"]) - started
         torch.save({"mean": solution["actions"]} | recorder.tensors(), request["out"])
         return {"ms": ms}
+
+    def begin(self, request: Request) -> Request:
+        """Take up the goals (B, Y, X, C), uint8: from now on there is an agent of the peer's for each of them."""
+        goals = load_tensors(request)["goals"].numpy()
+        self.agents = [make_agent(self.model, goal, request) for goal in goals]
+        return {}
+
+    def decide(self, request: Request) -> Request:
+        """Let one problem's agent plan from its picture (Y, X, C), uint8, with a generator of this `seed`.
+
+        Gives the raw actions (T, a) up to its next plan; `ms` from picture to first action and `encode_ms` of it.
+        """
+        torch.set_num_threads(request["threads"])
+        agent, solver = self.agents[request["problem"]], self.agents[request["problem"]].solver
+        solver.torch_gen.manual_seed(request["seed"])
+        info = {
+            "pixels": load_tensors(request)["pixels"].numpy()[None, None],
+            "goal": agent.goal,
+            "action": np.zeros((1, 1, *agent.env.single_action_space.shape)),  # asked for, and not looked at
+        }
+        with stopwatch(self.model, solver.device) as encoding:
+            started = clock(solver.device)
+            actions = [agent.get_action(info)]
+            ms = clock(solver.device) - started
+        # It acts from its buffer, as in an episode of its own, until the step at which it would plan again.
+        actions += [agent.get_action(info) for _ in range(agent.flatten_receding_horizon - 1)]
+        torch.save({"action": torch.from_numpy(np.concatenate(actions))}, request["out"])
+        return {"ms": ms, "encode_ms": sum(encoding)}
 
 
 class Recorder:
@@ -203,6 +233,104 @@ class Recorder:
         if not self.costs:
             return {}
         return {"candidates": torch.stack(self.candidates, 1), "costs": torch.stack(self.costs, 1)}
+
+
+class Standardised:
+    """What the peer's policy calls a process: actions as it plans them, and back; statistics of raw actions (a,)."""
+
+    def __init__(self, mean: list[float], std: list[float]) -> None:
+        self.mean, self.std = np.array(mean, np.float32), np.array(std, np.float32)
+
+    def transform(self, action: NDArray[Any]) -> NDArray[Any]:
+        """Raw to zero mean and unit variance."""
+        scaled: NDArray[Any] = (action - self.mean) / self.std
+        return scaled
+
+    def inverse_transform(self, action: NDArray[Any]) -> NDArray[Any]:
+        """And back."""
+        raw: NDArray[Any] = action * self.std + self.mean
+        return raw
+
+
+def make_agent(model: Any, goal: NDArray[Any], request: Request) -> Any:
+    """The peer's WorldModelPolicy and CEMSolver for one problem, set up as its planning script does.
+
+    A solver's generator serves all its problems in turn, so each problem gets a policy and a solver of its own.
+    """
+    module, cem = import_policy(), importlib.import_module("stable_worldmodel.solver.cem")
+    gymnasium = importlib.import_module("gymnasium")
+    scale, shift = (torch.tensor(request[name]).view(-1, 1, 1) for name in ("pixel_scale", "pixel_shift"))
+
+    def normalise(picture: Tensor) -> Tensor:
+        """What training did to a picture (C, Y, X)."""
+        return picture * scale + shift
+
+    agent = module.WorldModelPolicy(
+        cem.CEMSolver(
+            model,
+            num_samples=request["candidates"],
+            n_steps=request["iterations"],
+            topk=request["elites"],
+            device=request["device"],
+        ),
+        module.PlanConfig(
+            horizon=request["horizon"], receding_horizon=request["replan_every"], action_block=request["frame_skip"]
+        ),
+        process={"action": Standardised(request["action_mean"], request["action_std"])},
+        transform={"pixels": normalise, "goal": normalise},
+    )
+    space = gymnasium.spaces.Box(-1.0, 1.0, (1, len(request["action_mean"])))
+    one = gymnasium.spaces.Box(-1.0, 1.0, space.shape[1:])
+    agent.set_env(SimpleNamespace(num_envs=1, action_space=space, single_action_space=one))
+    agent.goal = goal[None, None]
+    return agent
+
+
+def import_policy() -> Any:
+    """The peer's module of policies.
+
+    It imports torchvision for the class that marks a tensor as a picture, for torchvision's own transforms; none is
+    used here, and torchvision's wheels do not load beside a CPU build of torch, so a function stands in for it.
+    """
+    name = "stable_worldmodel.policy"
+    if name not in sys.modules:
+        solver = importlib.import_module("stable_worldmodel.solver.solver")
+        vars(sys.modules["stable_worldmodel.solver"])["Solver"] = solver.Solver
+        vision, before = ModuleType("torchvision"), sys.modules.get("torchvision")
+        vars(vision)["tv_tensors"] = SimpleNamespace(Image=torch.as_tensor)
+        sys.modules["torchvision"] = vision
+        try:
+            importlib.import_module(name)
+        finally:
+            del sys.modules["torchvision"]
+            if before is not None:
+                sys.modules["torchvision"] = before
+    return sys.modules[name]
+
+
+@contextmanager
+def stopwatch(model: Any, device: str) -> Iterator[list[float]]:
+    """Milliseconds of every call of the model's encoder meanwhile."""
+    spent: list[float] = []
+    encode = model.encode
+
+    def timed(info: dict[str, Any]) -> Any:
+        started = clock(device)
+        encoded = encode(info)
+        spent.append(clock(device) - started)
+        return encoded
+
+    model.encode = timed
+    try:
+        yield spent
+    finally:
+        del model.encode
+
+
+def clock(device: str) -> float:
+    """Milliseconds on the clock, once the device is done."""
+    synchronize(device)
+    return 1000 * time.perf_counter()
 
 
 def embed_actions(embedder: Any, action_BTA: Tensor) -> Tensor:

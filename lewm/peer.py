@@ -1,4 +1,4 @@
-"""stable-worldmodel's LeWM and CEM, asked from here: it runs in an interpreter of its own (`--peer-python`).
+"""stable-worldmodel's LeWM and CEM, asked from here: it runs in an interpreter of its own.
 
 None of its dependencies is ever needed by lewm.
 """
@@ -7,15 +7,18 @@ import json
 import os
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 WORKER = Path(__file__).with_name("peer_worker.py")
+INSTALL = "pip install stable-worldmodel==0.1.1 transformers"
 
 ACTION_DIM, FRAME_SKIP = 2, 5
 """Raw action entries and environment steps per block, as on PushT and TwoRoom."""
@@ -60,6 +63,10 @@ PAPER: dict[str, Any] = {
 """config.json of LeWM at the size of the paper: 18 million parameters."""
 
 
+AGREEMENT = 1e-3
+"""Largest relative difference of what the two compute, with which they still count as one model."""
+
+
 class PeerError(RuntimeError):
     """The peer cannot be started, or failed; the message says why in its words."""
 
@@ -95,11 +102,45 @@ class Size:
             raise ValueError(f"elites is {self.elites}; it must lie in 2..{self.candidates}, the candidates")
 
 
-class Peer:
-    """A running peer: `with Peer(python, threads=1) as peer: ...`. Raises PeerError when it cannot be started."""
+@dataclass(frozen=True)
+class Decision:
+    """What the peer's policy answers to one picture."""
 
-    def __init__(self, python: Path, threads: int, device: str = "cpu") -> None:
-        self.python, self.threads, self.device = python, threads, device
+    action_Ta: np.ndarray
+    """Raw actions, one per environment step, until it would plan again; not clipped."""
+    ms: float
+    """Wall time in the peer's process, picture to first action."""
+    encode_ms: float
+    """Of it, encoding both pictures: it encodes the goal again in every plan."""
+
+
+@dataclass(frozen=True)
+class AgentSetup:
+    """The peer's policy: its search, and how its model was shown pictures and actions in training."""
+
+    candidates: int
+    iterations: int
+    elites: int
+    horizon: int
+    replan_every: int
+    """Blocks executed per plan."""
+    frame_skip: int
+    action_mean: tuple[float, ...]
+    """Of the raw actions (a,), and their std."""
+    action_std: tuple[float, ...]
+    pixel_scale: tuple[float, ...]
+    """Of the three channels: the model sees uint8 * scale + shift."""
+    pixel_shift: tuple[float, ...]
+
+
+class Peer:
+    """A running peer: `with Peer(python, threads=1) as peer: ...`. Raises PeerError when it cannot be started.
+
+    option: what its interpreter is named with, for errors.
+    """
+
+    def __init__(self, python: Path, threads: int, device: str = "cpu", option: str = "--peer-python") -> None:
+        self.python, self.threads, self.device, self.option = python, threads, device, option
 
     def __enter__(self) -> "Peer":
         self.scratch = tempfile.TemporaryDirectory(prefix="lewm-peer-")
@@ -118,14 +159,14 @@ class Peer:
                 )
         except OSError as error:
             self.scratch.cleanup()
-            raise PeerError(f"{self.python} cannot be started ({error}); pass the peer's with --peer-python") from error
+            raise PeerError(f"{self.python} cannot be started ({error}); pass the peer's with {self.option}") from error
         try:
             hello = self.ask("hello", threads=self.threads)
         except PeerError as error:
             self.close()
             raise PeerError(
-                f"stable-worldmodel does not work in {self.python} ({error}); install stable-worldmodel and "
-                "transformers in an environment of their own and name its interpreter with --peer-python"
+                f"stable-worldmodel does not work in {self.python} ({error}); install it in an environment of its own "
+                f"({INSTALL}) and name its interpreter with {self.option}"
             ) from error
         self.version: str = hello["version"]
         return self
@@ -140,7 +181,8 @@ class Peer:
     def close(self) -> None:
         """End the process and forget its files."""
         assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.close()
+        with suppress(BrokenPipeError):  # of a request that it did not live to read
+            self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
         self.scratch.cleanup()
@@ -166,7 +208,25 @@ class Peer:
         """Let the peer write a checkpoint with random weights into `folder`, and use it from now on."""
         folder.mkdir(parents=True, exist_ok=True)
         self.ask("make", config=config, seed=seed, folder=str(folder))
-        self.ask("load", folder=str(folder), device=self.device)
+        self.load(folder)
+
+    def load(self, folder: Path, device: str | None = None) -> None:
+        """Use the checkpoint in `folder`, in the peer's layout, from now on; device: where, if not the peer's own."""
+        self.ask("load", folder=str(folder), device=device or self.device)
+
+    def begin(self, setup: AgentSetup, goal_BYXC: np.ndarray) -> None:
+        """Start episodes towards goal pictures, uint8, each with a policy and a solver of its own."""
+        tensors = self._tensors(goals=torch.from_numpy(goal_BYXC))
+        self.ask("begin", tensors=tensors, device=self.device, **asdict(setup))
+
+    def decide(self, problem: int, pixels_YXC: np.ndarray, seed: int) -> Decision:
+        """Let the policy of one problem plan from a picture, uint8; its solver's generator starts at `seed`.
+
+        With as many torch threads as this process has now.
+        """
+        tensors, threads = self._tensors(pixels=torch.from_numpy(pixels_YXC)), torch.get_num_threads()
+        answer, found = self._fetch("decide", tensors=tensors, problem=problem, seed=seed, threads=threads)
+        return Decision(found["action"].numpy(), answer["ms"], answer["encode_ms"])
 
     def answer(
         self, pixels_BTCYX: Tensor, action_BTA: Tensor, history: int = 1, double: bool = False
