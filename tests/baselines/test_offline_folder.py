@@ -214,16 +214,16 @@ def test_outcomes_belong_to_the_weights(
         tiny_checkpoint.path / "model.safetensors",
         copied / "model.safetensors",
     ]
-    before = module._key(acts, manifest, tiny_checkpoint, 0)
+    before = module.outcome_key(acts, manifest, tiny_checkpoint, 0)
     shutil.copy(folders["gcivl"] / "model.safetensors", copied / "model.safetensors")
-    assert module._key(acts, manifest, tiny_checkpoint, 0) != before
+    assert module.outcome_key(acts, manifest, tiny_checkpoint, 0) != before
     shutil.copy(folders["gcbc"] / "model.safetensors", copied / "model.safetensors")
-    assert module._key(acts, manifest, tiny_checkpoint, 0) == before
+    assert module.outcome_key(acts, manifest, tiny_checkpoint, 0) == before
     head = tiny_checkpoint.cost_to_go
     assert head is not None
     head.net[-1].bias += 1
     save_checkpoint(tmp_path / "c", tiny_checkpoint.model, head, tiny_checkpoint.origin, {})
-    assert module._key(acts, manifest, load(tmp_path / "c"), 0) != before
+    assert module.outcome_key(acts, manifest, load(tmp_path / "c"), 0) != before
 
 
 def test_a_missing_baseline_is_found_before_anything_runs(

@@ -116,7 +116,7 @@ def test_outcomes_belong_to_the_policy(
     for content in (b"a", b"b"):
         (tmp_path / "policy.zip").write_bytes(content)
         (tmp_path / "card.json").write_bytes(b"{}")
-        keys.add(module._key(method, manifest, None, 0))
+        keys.add(module.outcome_key(method, manifest, None, 0))
     assert len(keys) == 2
 
 
