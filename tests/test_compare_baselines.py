@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from lewm import config
+from lewm.baselines.peer import PeerMethod
 from lewm.cli import main
 from lewm.compare import baselines as comparing
 from lewm.compare.baselines import BaselineRow, BaselinesConfig, compare_baselines, entries_of, load_config
@@ -92,7 +93,7 @@ def test_every_row_is_made_once_per_seed_and_measured_on_its_manifests(
     assert {row.method for row in results if row.true_state} == {"acting", "replay"} - {"replay"}
     assert (out / "seed_1" / "cloned" / "baseline.json").is_file() and not (out / "seed_1" / "acting").exists()
     # Another run records for itself; the seeds of one share their recordings.
-    assert (out / "other_data" / "meta.json").is_file() and not (out / "seed_1" / "data").exists()
+    assert (out / "two_room_pldm_data" / "meta.json").is_file() and not (out / "seed_1" / "data").exists()
     assert load_results(out / "results.json") == results
 
 
@@ -158,6 +159,32 @@ def test_a_finished_part_of_other_settings_is_refused(
         compare_baselines(replace(SMALL, rows=(row,), seeds=(0,)), [], compared[1], CPU, goals)
 
 
+def test_more_steps_train_on_and_fewer_are_refused(
+    compared: tuple[list[ResultRow], Path], goals: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, out = compared
+    given = SMALL.rows[2]
+    more, fewer = (replace(given, settings=given.settings | {"steps": steps}) for steps in (1000, 20))
+    assert compare_baselines(replace(SMALL, rows=(more,)), [], out, CPU, goals, stages=("evaluate",)) == []
+    assert "acting: not trained yet, left out" in capsys.readouterr().err
+    with pytest.raises(RuntimeError, match=r"acting belongs to .*: steps is 20 here and 120 there"):
+        compare_baselines(replace(SMALL, rows=(fewer,)), [], out, CPU, goals)
+
+
+def test_the_peer_plans_with_the_checkpoint_of_its_run_where_there_is_one(
+    goals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tuple(BaselineRow(name, {"kind": "peer"}, run="two_room_lewm") for name in ("theirs", "again"))
+    run = config.load("two_room", [])
+    made = [next(entries_of(SMALL, row, run, tmp_path, [], Path("/a/python"))) for row in rows]
+    assert [entry.home for entry in made] == [tmp_path / "seed_0" / "two_room_lewm"] * 2  # trained once
+    for entry in made:
+        assert isinstance(entry.method, PeerMethod) and entry.method.python == "/a/python"
+        assert Path(entry.method.path) == entry.home / "checkpoint"
+    assert compare_baselines(replace(SMALL, rows=rows), [], tmp_path, CPU, goals) == []
+    assert "theirs: left out, since no interpreter with stable-worldmodel is given" in capsys.readouterr().err
+
+
 def test_another_world_model_is_refused(compared: tuple[list[ResultRow], Path], goals: Path) -> None:
     with pytest.raises(RuntimeError, match=r"train\.batch is 2 here and 4 there"):
         compare_baselines(SMALL, ["planned"], compared[1], CPU, goals, ["--train.batch", "2"])
@@ -195,7 +222,8 @@ def test_shipped_comparisons_can_be_run(name: str, tmp_path: Path) -> None:
     run: RunConfig = config.load(comparison.run, [])
     goals = comparing.load_manifests(comparison, FROZEN.parent / name, name)
     assert all(len(manifest.problems) >= 200 for manifest in goals.values())
-    entries = [entry for row in comparison.rows for entry in entries_of(comparison, row, run, tmp_path, [])]
+    python = Path("python")
+    entries = [entry for row in comparison.rows for entry in entries_of(comparison, row, run, tmp_path, [], python)]
     assert {entry.row.name for entry in entries} == {row.name for row in comparison.rows}
     kinds = {entry.method.kind for entry in entries}
     assert {"world_model", "gcbc", "gcivl", "gciql", "hilp", "inverse", "tdmpc2", "sb3", "oracle", "replay"} < kinds

@@ -75,6 +75,12 @@ def add_baselines(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--manifests", type=Path, help="folder of the goals, NAME.json.gz (default docs/results/manifests/TASK)"
     )
+    sub.add_argument(
+        "--peer-python",
+        type=Path,
+        metavar="PATH",
+        help="interpreter that has stable-worldmodel (default: leave it out)",
+    )
     sub.add_argument("--only", choices=["train", "evaluate"], help="half of the work: train all, or evaluate what is")
     sub.add_argument("--time-again", action="store_true", help="take the milliseconds per plan of finished rows again")
     sub.add_argument("--out", type=Path, required=True, help="folder of all rows")
@@ -96,7 +102,15 @@ def baselines(args: argparse.Namespace) -> None:
         comparison = replace(comparison, seeds=tuple(args.seeds))
     stages, device = (args.only,) if args.only else STAGES, pick_device(args.device)
     found = compare_baselines(
-        comparison, args.rows, args.out, device, args.manifests, args.overrides, stages, args.time_again
+        comparison,
+        args.rows,
+        args.out,
+        device,
+        args.manifests,
+        args.overrides,
+        stages,
+        args.time_again,
+        args.peer_python,
     )
     write_rows(args.json, found)
     if found:

@@ -17,6 +17,7 @@ from lewm import config, pipeline
 from lewm.baselines import Sb3Method
 from lewm.baselines.offline import OFFLINE
 from lewm.baselines.offline import read_card as offline_card
+from lewm.baselines.peer import PeerMethod
 from lewm.baselines.trainers import TRAINERS, Job, settings
 from lewm.checkpoint import Checkpoint, load
 from lewm.compare.baselines_table import table
@@ -44,20 +45,26 @@ class BaselineRow:
     name: str
     """Name in the table, and of the row's folder."""
     method: dict[str, Any] = field(default_factory=dict)
-    """What `evaluate.methods` would list; name and path are filled in. Empty: the method of this name of the row's run,
-    or of a row that is trained {kind: gcbc} (what was trained) or {kind: sb3}."""
+    """What `evaluate.methods` would list; name and path are filled in, and the python of a peer. Empty: the method of
+    this name of the row's run, or of a row that is trained {kind: gcbc} (what was trained) or {kind: sb3}."""
     train: str | None = None
     """What `lewm train-baseline` trains for it; null for rows that need none."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings of that training, as its --keys lists them; steps among them."""
     run: str | None = None
-    """Another world model, trained for this row: a shipped run or a YAML file. Null: the one that all rows share."""
+    """Another world model, trained once for the rows that name it: a shipped run or a YAML file. Null: the one that all
+    rows share."""
     set: dict[str, Any] = field(default_factory=dict)
     """Keys of that other run that are changed, by dotted name."""
     seeds: tuple[int, ...] = ()
     """The only training seeds that the row is made for; empty for all."""
     manifests: tuple[str, ...] = ()
     """The only manifests that it is evaluated on; empty for all."""
+
+    @property
+    def asks_peer(self) -> bool:
+        """Whether stable-worldmodel decides."""
+        return self.method.get("kind") == "peer"
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name or self.name in OURS:
@@ -114,10 +121,17 @@ class Entry:
     @property
     def made(self) -> bool:
         """Whether everything is trained."""
-        card = "card.json" if isinstance(self.training, Sb3Config) else "baseline.json"
-        needs = [self.folder / card] if self.training is not None else []
-        needs += [self.home / "checkpoint"] if isinstance(self.method, LearnedConfig) else []
+        if isinstance(self.training, Sb3Config):
+            card = self.folder / "card.json"
+            return card.exists() and sb3_card(self.folder).config.steps >= self.training.steps
+        needs = [self.folder / "baseline.json"] if self.training is not None else []
+        needs += [self.home / "checkpoint"] if self.plans else []
         return all(path.exists() for path in needs)
+
+    @property
+    def plans(self) -> bool:
+        """Whether it acts with the world model."""
+        return isinstance(self.method, LearnedConfig | PeerMethod)
 
 
 def load_config(name: str | Path) -> BaselinesConfig:
@@ -153,18 +167,24 @@ def compare_baselines(
     overrides: Sequence[str] = (),
     stages: Sequence[str] = STAGES,
     time_again: bool = False,
+    peer_python: Path | None = None,
 ) -> list[ResultRow]:
     """Make and measure the rows of these names (all for none); finished parts in `out` are kept.
 
     manifests: folder of them, see `load_manifests`. overrides: further changes of every row's run. stages: which of the
     two are done; rows that are not trained yet are left out of an evaluation alone. time_again: take the times of
-    finished rows again. Raises ValueError for an unknown name, SchemaError for a wrong key, and RuntimeError naming the
-    first setting in which a finished part differs from the comparison. Every result has the training seed in `seed`.
+    finished rows again. peer_python: interpreter that has stable-worldmodel; without it rows of kind peer are left out.
+    Raises ValueError for an unknown name, SchemaError for a wrong key, and RuntimeError naming the first setting in
+    which a finished part differs from the comparison. Every result has the training seed in `seed`.
     """
     rows = pick_rows(comparison.rows, names)
+    if peer_python is None:
+        for row in [row for row in rows if row.asks_peer]:
+            print(f"{row.name}: left out, since no interpreter with stable-worldmodel is given", file=sys.stderr)
+        rows = [row for row in rows if not row.asks_peer]
     run = config.load(comparison.run, [*words(comparison.set), *overrides])
     goals = load_manifests(comparison, manifests, run.task)
-    entries = [entry for row in rows for entry in entries_of(comparison, row, run, out, overrides)]
+    entries = [entry for row in rows for entry in entries_of(comparison, row, run, out, overrides, peer_python)]
     for entry in entries:
         claim(entry)
     results: dict[tuple[str, int], list[ResultRow]] = {}
@@ -184,7 +204,12 @@ def compare_baselines(
 
 
 def entries_of(
-    comparison: BaselinesConfig, row: BaselineRow, shared: RunConfig, out: Path, overrides: Sequence[str]
+    comparison: BaselinesConfig,
+    row: BaselineRow,
+    shared: RunConfig,
+    out: Path,
+    overrides: Sequence[str],
+    peer_python: Path | None = None,
 ) -> Iterator[Entry]:
     """A row with every seed it is made for; only the first where nothing of it is learned."""
     run = shared
@@ -193,19 +218,19 @@ def entries_of(
         if run.task != shared.task:
             raise ValueError(f"row {row.name}: {row.run} is of {run.task}, but the comparison is of {shared.task}")
     for seed in [seed for seed in comparison.seeds if not row.seeds or seed in row.seeds]:
-        folder = out / f"seed_{seed}" / row.name
-        method, training = _method(row, run, folder), None
+        of_seed = out / f"seed_{seed}"
+        folder, home = of_seed / row.name, of_seed if row.run is None else of_seed / Path(row.run).stem
+        method, training = _method(row, run, folder, home, peer_python), None
         if row.train is not None:
             training = settings(row.train, row.settings)
             if isinstance(training, Sb3Config):
                 training = replace(training, task=run.task, settings=run.settings, seed=seed).resolved
-        home = folder if row.run is not None else folder.parent
         yield Entry(row, seed, with_seed(run, seed), home, folder, training, method)
-        if not isinstance(method, LearnedConfig | Sb3Method):
+        if not isinstance(method, LearnedConfig | Sb3Method | PeerMethod):
             return
 
 
-def _method(row: BaselineRow, run: RunConfig, folder: Path) -> MethodConfig:
+def _method(row: BaselineRow, run: RunConfig, folder: Path, home: Path, peer_python: Path | None) -> MethodConfig:
     """How a row acts."""
     if not row.method and row.train is None:
         for method in run.evaluate.methods:
@@ -216,6 +241,8 @@ def _method(row: BaselineRow, run: RunConfig, folder: Path) -> MethodConfig:
     given = {"name": row.name}
     if row.train is not None:
         given |= {"kind": row.train if row.train in OFFLINE else "sb3", "path": str(folder)}
+    if row.asks_peer:
+        given |= {"path": str(home / "checkpoint"), "python": str(peer_python)}
     return build(EvaluateConfig, {"methods": [row.method | given]}, f"row {row.name}").methods[0]
 
 
@@ -224,13 +251,16 @@ def claim(entry: Entry) -> None:
     kept = entry.home / "checkpoint" / "config.json"
     if kept.exists():
         refuse_others(entry.home, leaves(_trained(entry.run)), leaves(_found(read_json(kept))))
-    if entry.training is None or not entry.made:
-        return
     if isinstance(entry.training, Sb3Config):
+        if not (entry.folder / "card.json").exists():
+            return
         ours, theirs = leaves(entry.training), leaves(sb3_card(entry.folder).config)
         for name in UNBOUND:
-            ours[name] = theirs[name]
+            if name != "steps" or theirs[name] < ours[name]:  # more steps train on
+                ours[name] = theirs[name]
     else:
+        if entry.training is None or not entry.made:
+            return
         assert entry.row.train is not None
         ours, theirs = leaves(entry.training), leaves(offline_card(entry.folder, entry.row.train).config)
     refuse_others(entry.folder, ours, theirs)
@@ -258,14 +288,14 @@ def _found(header: dict[str, Any]) -> dict[str, Any]:
 def make(entry: Entry, shared: RunConfig, out: Path, device: torch.device) -> None:
     """Record and train what is not there yet."""
     offline = entry.training is not None and not isinstance(entry.training, Sb3Config)
-    needs_model = offline or isinstance(entry.method, LearnedConfig)
+    needs_model = offline or entry.plans
     if entry.made or not (needs_model or entry.training is not None):
         return
     store = None
     if needs_model:
         recorded = replace(entry.run, collect=replace(entry.run.collect, seed=shared.collect.seed))
         alike = (recorded.settings, recorded.collect) == (shared.settings, shared.collect)
-        data = out / ("data" if alike else f"{entry.row.name}_data")
+        data = out / ("data" if alike else f"{entry.home.name}_data")
         store = partial(pipeline.record, recorded, data, processes=1)
     if store is not None and not (entry.home / "checkpoint").exists():
         pipeline.fit(entry.run, store(), entry.home, device)
