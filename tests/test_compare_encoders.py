@@ -133,7 +133,8 @@ def test_the_table_says_what_was_measured(compared: tuple[list[EncoderResult], P
     assert f"{x.state_error['y'][0]:.3f}, {x.state_error['y'][4]:.3f}" in pixels[2]
     assert f"| {100 * x.success[0].success:.0f} (" in pixels[3] and f"{x.plan_ms_p50[0]:.1f} ms" in pixels[3]
     wide = table([replace(compared[0][0], state_error={}), x])
-    assert "| lewm | - | - |" in wide  # latents too wide to be decoded
+    first = compared[0][0].latent_error
+    assert f"| lewm | {first[0]:.3f}, {first[4]:.3f} | - | - |" in wide  # latents too wide to be decoded
     assert table([]) == "no rows"
 
 

@@ -273,10 +273,15 @@ def table(results: Sequence[EncoderResult]) -> str:
             ["encoder", *first.linear_r2],
             [[x.encoder, *(f"{_r2(x.linear_r2[f])} / {_r2(x.mlp_r2[f])}" for f in x.linear_r2)] for x in results],
         ),
-        f"Root mean squared error of the imagined state after 1 and {blocks} blocks, read out linearly, in its units:",
+        f"What is imagined after 1 and {blocks} blocks: squared error of latents over their variance (1 is guessing the "
+        "mean; latents differ between encoders), and root mean squared error of the state read out linearly, in its "
+        "units (- for latents too wide to be read out):",
         markdown(
-            ["encoder", *_entries(results)],
-            [[x.encoder, *(_drift(x.state_error.get(name)) for name in _entries(results))] for x in results],
+            ["encoder", "latents", *_entries(results)],
+            [
+                [x.encoder, _drift(x.latent_error), *(_drift(x.state_error.get(name)) for name in _entries(results))]
+                for x in results
+            ],
         ),
         f"Goals reached in % with their Wilson 95 % intervals, and milliseconds per plan ({first.threads} thread"
         f"{'s' * (first.threads > 1)}, p50):",
