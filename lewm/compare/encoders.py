@@ -273,9 +273,9 @@ def table(results: Sequence[EncoderResult]) -> str:
             ["encoder", *first.linear_r2],
             [[x.encoder, *(f"{_r2(x.linear_r2[f])} / {_r2(x.mlp_r2[f])}" for f in x.linear_r2)] for x in results],
         ),
-        f"What is imagined after 1 and {blocks} blocks: squared error of latents over their variance (1 is guessing the "
-        "mean; latents differ between encoders), and root mean squared error of the state read out linearly, in its "
-        "units (- for latents too wide to be read out):",
+        f"What is imagined after 1 and {blocks} blocks: squared error of latents over their variance (1 is guessing "
+        "the mean; latents differ between encoders), and root mean squared error of the state read out linearly, in "
+        "its units (- for latents too wide to be read out):",
         markdown(
             ["encoder", "latents", *_entries(results)],
             [
