@@ -30,6 +30,7 @@ def baselines(path: Path) -> str:
 TABLES: dict[str, tuple[str, Callable[[Path], str]]] = {
     "objectives_two_room": ("objectives.md", objectives),
     "objectives_push_t": ("objectives.md", objectives),
+    "baselines_two_room": ("baselines.md", baselines),
 }
 """File in docs/results/compare/ -> page that shows it between <!-- NAME --> and <!-- /NAME -->, and what writes it."""
 
