@@ -69,4 +69,6 @@ def test_the_page_of_all_results_is_up_to_date(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(ROOT)
     shown = leaderboard.markdown(leaderboard.tables(leaderboard.find_results([Path("docs/results")])[0], split=True))
     page = (ROOT / "docs" / "results" / "tables.md").read_text()
-    assert page == shown + "\n", "write it again: lewm leaderboard docs/results --split --markdown docs/results/tables.md"
+    assert page == shown + "\n", (
+        "write it again: lewm leaderboard docs/results --split --markdown docs/results/tables.md"
+    )

@@ -46,6 +46,11 @@ class Table:
             return known
         return f"{known}; of {unsaid} row{'s' * (unsaid > 1)} it is {UNKNOWN}: they may be of other goals"
 
+    def label(self, entry: Entry) -> str:
+        """Name of a row: the method, and its training seed where a file has several."""
+        twins = [e for e in self.entries if (e.row.method, e.source) == (entry.row.method, entry.source)]
+        return f"{entry.row.method}, seed {entry.row.seed}" if len(twins) > 1 else entry.row.method
+
 
 def find_results(paths: Sequence[Path]) -> tuple[list[Entry], list[Path]]:
     """All rows in the files, and in the JSON files below the folders; and files of folders that hold something else.
@@ -114,7 +119,7 @@ def _markdown(table: Table) -> str:
     for entry in table.entries:
         row = entry.row
         times = f"{row.plan_ms_p50:.1f} / {row.plan_ms_p95:.1f}" if row.candidates else "-"
-        method = row.method if row.manifest or not table.manifest else f"{row.method} (manifest {UNKNOWN})"
+        method = table.label(entry) + (f" (manifest {UNKNOWN})" if table.manifest and not row.manifest else "")
         lines.append(
             f"| {method} | {search(row)} | {100 * row.success:.1f} % of {row.n} | {100 * row.low:.1f} - "
             f"{100 * row.high:.1f} | {row.budget} | {times} | {hardware(row)} | {commit(row)} | {entry.source} |"

@@ -59,6 +59,12 @@ def test_other_manifests_are_refused_or_kept_apart() -> None:
     assert len(tables(apart)) == 3
 
 
+def test_seeds_are_told_apart() -> None:
+    one, two = row("a", 0.9, ONE), row("a", 0.8, ONE, seed=1)
+    text = markdown(tables([Entry(one, "x.json"), Entry(two, "x.json"), Entry(one, "y.json")]))
+    assert f"| a, seed {one.seed} |" in text and "| a, seed 1 |" in text and "| a |" in text
+
+
 def test_rows_without_a_manifest_are_shown_as_such() -> None:
     (mixed,) = tables(entries(row("new", 0.9, ONE, commit="c" * 40 + "+changes"), row("old", 0.8)))
     assert mixed.note == f"manifest {ONE[:12]}; of 1 row it is not recorded: they may be of other goals"
