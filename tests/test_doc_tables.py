@@ -31,6 +31,8 @@ TABLES: dict[str, tuple[str, Callable[[Path], str]]] = {
     "objectives_two_room": ("objectives.md", objectives),
     "objectives_push_t": ("objectives.md", objectives),
     "baselines_two_room": ("baselines.md", baselines),
+    "encoders_two_room": ("frozen_encoders.md", frozen_encoders),
+    "encoders_reacher": ("frozen_encoders.md", frozen_encoders),
 }
 """File in docs/results/compare/ -> page that shows it between <!-- NAME --> and <!-- /NAME -->, and what writes it."""
 
