@@ -22,6 +22,7 @@ from lewm.evaluate.evaluate import Evaluated, evaluate, held_out_manifests
 from lewm.evaluate.fingerprint import keep_manifest
 from lewm.evaluate.manifest import Manifest
 from lewm.evaluate.results import save_results
+from lewm.evaluate.timing import keep_time
 from lewm.progress import Stage
 from lewm.proposal import ProposalConfig, train_proposal
 from lewm.readout import fit_readout
@@ -60,9 +61,18 @@ def record(run: RunConfig, out: Path, processes: int, quiet: bool = False) -> St
 
 
 def fit(run: RunConfig, store: Store, out: Path, device: torch.device, quiet: bool = False) -> Path:
-    """Train the world model, then its cost-to-go and proposal; returns the checkpoint folder `out/checkpoint`."""
-    if distributed.rank() == 0:
-        save_run(run, out)
+    """Train the world model, then its cost-to-go and proposal; returns the checkpoint folder `out/checkpoint`.
+
+    What that takes is kept in `out/spent.json` as stage `train`, see `keep_time`.
+    """
+    if distributed.rank() > 0:
+        return _fit(run, store, out, device, quiet)
+    save_run(run, out)
+    with keep_time(out, "train"):
+        return _fit(run, store, out, device, quiet)
+
+
+def _fit(run: RunConfig, store: Store, out: Path, device: torch.device, quiet: bool) -> Path:
     model = train(run.model, run.objective, run.train, store, out / "train", device, quiet)
     path = out / "checkpoint"
     if distributed.rank() > 0:

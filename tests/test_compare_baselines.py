@@ -91,6 +91,8 @@ def test_every_row_is_made_once_per_seed_and_measured_on_its_manifests(
     assert {row.goals for row in results if row.method == "cloned"} == {"ahead_25", "strict_25"}
     assert all(row.n == 3 == len(row.reached) and row.reached.count("1") == row.successes for row in results)
     assert {row.method for row in results if row.true_state} == {"acting", "replay"} - {"replay"}
+    learned = {row.method: row.trained for row in results}
+    assert learned["planned"].startswith("recordings, 2 optimiser steps in ") and learned["random"] == ""
     assert (out / "seed_1" / "cloned" / "baseline.json").is_file() and not (out / "seed_1" / "acting").exists()
     # Another run records for itself; the seeds of one share their recordings.
     assert (out / "two_room_pldm_data" / "meta.json").is_file() and not (out / "seed_1" / "data").exists()
@@ -209,6 +211,11 @@ def test_wrong_comparisons(goals: Path, tmp_path: Path) -> None:
         BaselineRow("checkpoint")
     with pytest.raises(ValueError, match=r"row a: manifest 'far' is not among standard"):
         replace(SMALL, rows=(BaselineRow("a", manifests=("far",)),))
+    pldm = [BaselineRow(name, run="two_room_pldm", set={"train.steps": steps}) for name, steps in (("a", 2), ("b", 3))]
+    with pytest.raises(ValueError, match=r"rows a and b would share one world model's folder, but run or set differ"):
+        replace(SMALL, rows=tuple(pldm))  # b would be measured with the world model of a
+    with pytest.raises(ValueError, match=r"row two_room_pldm is trained, and has the name of the run of a: rename it"):
+        replace(SMALL, rows=(pldm[0], BaselineRow("two_room_pldm", train="gcbc")))
     with pytest.raises(SchemaError, match=r"step is unknown"):
         compare_baselines(
             replace(SMALL, rows=(BaselineRow("a", train="gcbc", settings={"step": 2}),)), [], tmp_path, CPU, goals

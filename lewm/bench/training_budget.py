@@ -17,7 +17,7 @@ from lewm.config import RunConfig
 from lewm.data.store import Store
 from lewm.evaluate.methods import PlanConfig
 from lewm.evaluate.statistics import wilson
-from lewm.evaluate.timing import hardware, keep_time, kept_times, load_average
+from lewm.evaluate.timing import hardware, kept_times, load_average
 from lewm.study.figures import aligned
 
 
@@ -69,8 +69,7 @@ def bench_budget(
     for steps in ladder:
         rung = replace(run, train=replace(run.train, steps=steps), evaluate=replace(run.evaluate, methods=(method,)))
         folder = out / str(steps)
-        with keep_time(folder, "train"):
-            path = pipeline.fit(rung, store, folder, device)
+        path = pipeline.fit(rung, store, folder, device)
         load_after = load_average()
         found = [success for success, _, _ in plan_with(rung, load(path, str(device)), store, folder)]
         n, successes = sum(s.n for s in found), sum(s.successes for s in found)

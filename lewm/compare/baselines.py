@@ -100,6 +100,26 @@ class BaselinesConfig:
         for row in self.rows:
             if unknown := [name for name in row.manifests if name not in self.manifests]:
                 raise ValueError(f"row {row.name}: manifest {unknown[0]!r} is not among {', '.join(self.manifests)}")
+        _check_homes(self.rows)
+
+
+def _check_homes(rows: Sequence[BaselineRow]) -> None:
+    """Raise ValueError where two trainings would share a folder: another world model's is named after its run."""
+    homes: dict[str, BaselineRow] = {}
+    for row in rows:
+        if row.run is None:
+            continue
+        first = homes.setdefault(Path(row.run).stem, row)
+        if (first.run, first.set) != (row.run, row.set):
+            raise ValueError(
+                f"rows {first.name} and {row.name} would share one world model's folder, but run or set differ: give "
+                "one of them a YAML file of another name"
+            )
+    for row in rows:
+        if row.train is not None and row.name in homes:
+            raise ValueError(
+                f"row {row.name} is trained, and has the name of the run of {homes[row.name].name}: rename it"
+            )
 
 
 @dataclass(frozen=True)

@@ -177,9 +177,7 @@ def _measure(row: EncoderRow, run: RunConfig, store: Store, folder: Path, device
     if isinstance(run.model.encoder, FrozenConfig):
         with keep_time(folder, "cache"):
             cache_features(plan_features(store, run.model.encoder, "float16", device))
-    with keep_time(folder, "train"):
-        path = pipeline.fit(run, store, folder, device)
-    checkpoint = load(path, str(device))
+    checkpoint = load(pipeline.fit(run, store, folder, device), str(device))
     model, frozen = checkpoint.model, frozen_in(checkpoint.model.encoder)
     if frozen is not None:
         frozen_parameters = sum(p.numel() for p in frozen.backbone.net.parameters())

@@ -10,7 +10,7 @@ from lewm.baselines.offline import OfflineMethod, offline_agent, read_card, sear
 from lewm.baselines.peer import PeerMethod
 from lewm.baselines.sb3 import Sb3Method, sb3_algorithm, sb3_card
 from lewm.checkpoint import Checkpoint
-from lewm.evaluate.timing import torch_threads
+from lewm.evaluate.timing import kept_times, torch_threads
 from lewm.planning.action_limits import AS_RECORDED, ActionLimits
 from lewm.planning.agent import Agent
 from lewm.planning.costs import CostConfig
@@ -142,7 +142,9 @@ def training_budget(method: MethodConfig, checkpoint: Checkpoint | None) -> str:
     if folder is None:
         return ""
     train = read_json(folder / "config.json").get("training", {}).get("train", {})
-    return f"recordings, {train['steps']:,} optimiser steps" if "steps" in train else ""
+    spent = kept_times(folder.parent).get("train")
+    took = f" in {spent.seconds:,.0f} s" if spent else ""
+    return f"recordings, {train['steps']:,} optimiser steps{took}" if "steps" in train else ""
 
 
 def within_budget(method: MethodConfig, checkpoint: Checkpoint | None, threads: int, quiet: bool) -> MethodConfig:

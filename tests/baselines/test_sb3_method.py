@@ -24,6 +24,7 @@ from lewm.evaluate.methods import PlanConfig, weight_files
 from lewm.evaluate.results import summary, table
 from lewm.evaluate.runner import run_batch, run_manifest
 from lewm.evaluate.significance import best
+from lewm.evaluate.timing import kept_times
 from lewm.planning.policy import Start
 from lewm.sb3 import train as module_sb3
 from lewm.sb3.config import Sb3Config, read_card
@@ -98,7 +99,11 @@ def test_its_row_says_what_it_cost_and_what_it_is_told(
     row, card, told = rows["learner"], read_card(tiny_sb3), tiny_sb3.name == "state"
     assert (row.kind, row.planner, row.candidates, row.device) == ("sb3", "sac", 1, "cpu")
     assert row.trained == f"20 environment steps in {card.wall_s:.0f} s" and row.true_state == told
-    assert rows["ours"].trained == "recordings, 6 optimiser steps" and not rows["ours"].true_state
+    spent = kept_times(tiny_checkpoint.path.parent)["train"]
+    assert (
+        rows["ours"].trained == f"recordings, 6 optimiser steps in {spent.seconds:.0f} s"
+        and not rows["ours"].true_state
+    )
     assert rows["random"].trained == "" and rows["oracle"].true_state
     assert ("sac (true state) 1x1x1" in table(list(rows.values()))) == told
     head, _, *lines = summary(list(rows.values())).splitlines()
