@@ -46,8 +46,8 @@ def checkpoint() -> Checkpoint:
 
 
 def test_every_kind_is_here() -> None:
-    """But sb3, which reads a folder and has this test of its own in test_sb3_method.py."""
-    assert METHODS.keys() | {"sb3"} == {"world_model", "proposal", *BASELINES}
+    """But sb3 and peer, which are tested so in test_sb3_method.py and test_peer_method.py."""
+    assert METHODS.keys() | {"sb3", "peer"} == {"world_model", "proposal", *BASELINES}
     assert all(method.kind == kind for kind, method in METHODS.items())
 
 
