@@ -56,6 +56,17 @@ def read_json(path: Path) -> Any:
         raise SchemaError(f"{path} is not JSON ({error}); it is damaged or not the file you meant") from error
 
 
+def read_rows(cls: type[T], path: Path, mend: str) -> list[T]:
+    """The rows of a JSON list; `mend` says what to do about a file that is none.
+
+    Raises SchemaError naming the file, the row and what does not fit.
+    """
+    rows = read_json(path)
+    if not isinstance(rows, list):
+        raise SchemaError(f"{path} must hold a list of rows; {mend}")
+    return [build(cls, row, str(path), f"row {i}") for i, row in enumerate(rows)]
+
+
 def write_json(data: Any, path: Path, indent: int | None = 1) -> None:
     """Write JSON so that a kill at any moment leaves the old file or the new one, never a part.
 

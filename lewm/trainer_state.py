@@ -1,6 +1,7 @@
 """The file a training continues from: written whole or not at all, and only continued by a run of the same settings."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,21 @@ def save_atomically(state: dict[str, Any], path: Path) -> None:
     partial.replace(path)
 
 
-def refuse_other_settings(path: Path, ours: dict[str, str], theirs: dict[str, str]) -> None:
-    """Raise RuntimeError naming the first setting in which a saved trainer state differs from this run."""
+def refuse_other_settings(
+    path: Path,
+    ours: Mapping[str, Any],
+    theirs: Mapping[str, Any],
+    owner: str = "a run with another configuration",
+    unset: str | None = None,
+) -> None:
+    """Raise RuntimeError naming the first setting, by dotted key, in which what `path` holds differs from ours.
+
+    owner: what it belongs to then. unset: what a setting that one of them lacks is said to be.
+    """
     for key in sorted(theirs.keys() | ours.keys()):
-        if theirs.get(key) != ours.get(key):
+        here, there = (values.get(key, unset) for values in (ours, theirs))
+        if here != there:
             raise RuntimeError(
-                f"{path} belongs to a run with another configuration: {key} is {ours.get(key)} "
-                f"here and {theirs.get(key)} there; set it to that to continue, or choose another --out"
+                f"{path} belongs to {owner}: {key} is {here} here and {there} there; set it to that to continue, or "
+                "choose another --out"
             )

@@ -1,5 +1,6 @@
 """Shared fixtures: one thread, one tiny recorded store, one tiny checkpoint, two processes to compare with one."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,3 +84,10 @@ def tiny_peer(tmp_path_factory: pytest.TempPathFactory) -> PeerMethod:
 def on_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnTwoRanks]:
     with two_processes(tmp_path_factory.mktemp("ranks")) as run:
         yield run
+
+
+@pytest.fixture
+def store(tiny_store: Store, tmp_path: Path) -> Store:
+    """A copy of the tiny store, that features may lie beside."""
+    shutil.copytree(tiny_store.path, tmp_path / "data")
+    return Store.open(tmp_path / "data")

@@ -50,13 +50,6 @@ def encoder_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_encoder("dinov2", tmp_path_factory.mktemp("encoder") / "dinov2")
 
 
-@pytest.fixture
-def store(tiny_store: Store, tmp_path: Path) -> Store:
-    """A copy, that features may lie beside."""
-    shutil.copytree(tiny_store.path, tmp_path / "data")
-    return Store.open(tmp_path / "data")
-
-
 def run_of(tiny_run: RunConfig, path: Path, predictor: str = "rotary", stack: int = 1) -> RunConfig:
     grid, predictor_config = PREDICTORS[predictor]
     model = ModelConfig(FrozenConfig(path=str(path), grid=grid), predictor_config, frame_stack=stack)

@@ -43,15 +43,20 @@ def objectives(args: argparse.Namespace) -> None:
     print(f"{text}\n\ntable {args.out / 'table.md'}")
 
 
-def add_encoders(sub: argparse.ArgumentParser) -> None:
-    """Options of `lewm compare encoders`."""
-    sub.add_argument("comparison", help="two_room, reacher (configs/encoders/), or a YAML file")
+def add_comparison(sub: argparse.ArgumentParser, kind: str) -> None:
+    """Options of a comparison that is a file in configs/`kind`/."""
+    sub.add_argument("comparison", help=f"two_room, reacher (configs/{kind}/), or a YAML file")
     sub.add_argument("--rows", nargs="+", default=[], metavar="NAME", help="rows of the comparison (default: all)")
-    sub.add_argument("--time-again", action="store_true", help="first time the plans of finished rows again")
+    sub.add_argument("--time-again", action="store_true", help="take the milliseconds per plan of finished rows again")
     sub.add_argument("--out", type=Path, required=True, help="folder of all rows")
     add_device(sub)
     add_json(sub)
     sub.set_defaults(takes_overrides=True)
+
+
+def add_encoders(sub: argparse.ArgumentParser) -> None:
+    """Options of `lewm compare encoders`."""
+    add_comparison(sub, "encoders")
 
 
 def encoders(args: argparse.Namespace) -> None:
@@ -69,8 +74,7 @@ def encoders(args: argparse.Namespace) -> None:
 
 def add_baselines(sub: argparse.ArgumentParser) -> None:
     """Options of `lewm compare baselines`."""
-    sub.add_argument("comparison", help="two_room, reacher (configs/baselines/), or a YAML file")
-    sub.add_argument("--rows", nargs="+", default=[], metavar="NAME", help="rows of the comparison (default: all)")
+    add_comparison(sub, "baselines")
     sub.add_argument("--seeds", type=int, nargs="+", help="training seeds (default: the comparison's)")
     sub.add_argument(
         "--manifests", type=Path, help="folder of the goals, NAME.json.gz (default docs/results/manifests/TASK)"
@@ -82,11 +86,6 @@ def add_baselines(sub: argparse.ArgumentParser) -> None:
         help="interpreter that has stable-worldmodel (default: leave it out)",
     )
     sub.add_argument("--only", choices=["train", "evaluate"], help="half of the work: train all, or evaluate what is")
-    sub.add_argument("--time-again", action="store_true", help="take the milliseconds per plan of finished rows again")
-    sub.add_argument("--out", type=Path, required=True, help="folder of all rows")
-    add_device(sub)
-    add_json(sub)
-    sub.set_defaults(takes_overrides=True)
 
 
 def baselines(args: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from lewm import config, pipeline
 from lewm.baselines import Sb3Method
-from lewm.baselines.offline import OFFLINE
+from lewm.baselines.offline import OFFLINE, Card
 from lewm.baselines.offline import read_card as offline_card
 from lewm.baselines.peer import PeerMethod
 from lewm.baselines.trainers import TRAINERS, Job, settings
@@ -28,7 +28,7 @@ from lewm.evaluate.fingerprint import keep_manifest
 from lewm.evaluate.manifest import Manifest, load_manifest
 from lewm.evaluate.methods import LearnedConfig, MethodConfig, make_policy, within_budget
 from lewm.evaluate.results import ResultRow, save_results
-from lewm.sb3.config import UNBOUND, Sb3Config
+from lewm.sb3.config import UNBOUND, Sb3Card, Sb3Config
 from lewm.sb3.config import read_card as sb3_card
 from lewm.schema import build, read_json, write_json
 
@@ -139,14 +139,23 @@ class Entry:
     method: MethodConfig
 
     @property
-    def made(self) -> bool:
-        """Whether everything is trained."""
+    def card(self) -> Card | Sb3Card | None:
+        """What its training says of itself; None where there is none, or it is not finished."""
         if isinstance(self.training, Sb3Config):
-            card = self.folder / "card.json"
-            return card.exists() and sb3_card(self.folder).config.steps >= self.training.steps
-        needs = [self.folder / "baseline.json"] if self.training is not None else []
-        needs += [self.home / "checkpoint"] if self.plans else []
-        return all(path.exists() for path in needs)
+            return sb3_card(self.folder) if (self.folder / "card.json").exists() else None
+        if self.row.train is None or not (self.folder / "baseline.json").exists():
+            return None
+        return offline_card(self.folder, self.row.train)
+
+    @property
+    def made(self) -> bool:
+        """Whether everything is trained, for as many environment steps as are asked for."""
+        card = self.card
+        if self.training is not None and card is None:
+            return False
+        if isinstance(card, Sb3Card):
+            return card.config.steps >= int(self.training.steps)
+        return not self.plans or (self.home / "checkpoint").exists()
 
     @property
     def plans(self) -> bool:
@@ -271,18 +280,13 @@ def claim(entry: Entry) -> None:
     kept = entry.home / "checkpoint" / "config.json"
     if kept.exists():
         refuse_others(entry.home, leaves(_trained(entry.run)), leaves(_found(read_json(kept))))
-    if isinstance(entry.training, Sb3Config):
-        if not (entry.folder / "card.json").exists():
-            return
-        ours, theirs = leaves(entry.training), leaves(sb3_card(entry.folder).config)
-        for name in UNBOUND:
-            if name != "steps" or theirs[name] < ours[name]:  # more steps train on
-                ours[name] = theirs[name]
-    else:
-        if entry.training is None or not entry.made:
-            return
-        assert entry.row.train is not None
-        ours, theirs = leaves(entry.training), leaves(offline_card(entry.folder, entry.row.train).config)
+    card = entry.card
+    if card is None:
+        return
+    ours, theirs = leaves(entry.training), leaves(card.config)
+    for name in UNBOUND if isinstance(card, Sb3Card) else ():
+        if name != "steps" or theirs[name] < ours[name]:  # more steps train on
+            ours[name] = theirs[name]
     refuse_others(entry.folder, ours, theirs)
 
 

@@ -65,10 +65,11 @@ def table(rows: Sequence[ResultRow]) -> str:
         learned = next((row.trained for row in mine if row.trained), "-")
         lines.append([method, search(mine[0]), seeds, *found, times, learned])
     threads = ", ".join(sorted({str(row.threads) for row in rows}))
+    machines = ", ".join(sorted({row.hardware for row in rows}))
     return "\n\n".join(
         [
             markdown([*head, "ms per plan", "learned from"], lines),
-            f"{LEGEND} Torch threads: {threads}; {rows[0].hardware}.",
+            f"{LEGEND} Torch threads: {threads}; {machines}.",
         ]
     )
 

@@ -16,7 +16,7 @@ from lewm import config, pipeline
 from lewm.checkpoint import Checkpoint, load
 from lewm.compare.rows import Success
 from lewm.compare.run import plan_with
-from lewm.compare.shared import check_names, leaves, pick_rows, read_comparison, read_rows, refuse_others, words
+from lewm.compare.shared import check_names, leaves, pick_rows, read_comparison, refuse_others, words
 from lewm.compare.summary import markdown
 from lewm.config import RunConfig
 from lewm.data.store import Store
@@ -25,7 +25,7 @@ from lewm.nets.frozen import FrozenConfig, frozen_in
 from lewm.nets.frozen.cache import cache_features, plan_features
 from lewm.pretrain import config as pretraining
 from lewm.pretrain.loop import pretrain
-from lewm.schema import build, read_json, write_json
+from lewm.schema import build, read_json, read_rows, write_json
 from lewm.study import probes, rollout
 from lewm.study.bootstrap import Estimate
 from lewm.study.subject import Subject, make_subject, read_frames
@@ -141,7 +141,7 @@ def compare_encoders(
 
 def load_rows(path: Path) -> list[EncoderResult]:
     """Rows that `lewm compare encoders --json` wrote. Raises SchemaError naming what does not fit."""
-    return read_rows(EncoderResult, path, "encoders")
+    return read_rows(EncoderResult, path, "give a file that `lewm compare encoders --json` wrote")
 
 
 def _run_of(comparison: EncodersConfig, row: EncoderRow, out: Path, overrides: Sequence[str]) -> RunConfig:

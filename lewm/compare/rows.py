@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lewm.compare.shared import read_rows
 from lewm.probes import Health
+from lewm.schema import read_rows
 
 COLLAPSED_RANK, COLLAPSED_STD = 0.1, 0.05
 """A latent counts as collapsed below this share of the ideal effective rank, or below this mean standard deviation: the
@@ -143,4 +143,4 @@ def collapse_step(curve: Sequence[CurvePoint]) -> int | None:
 
 def load_rows(path: Path) -> list[CompareRow]:
     """Rows that `lewm compare objectives --json` wrote. Raises SchemaError naming what does not fit."""
-    return read_rows(CompareRow, path, "objectives")
+    return read_rows(CompareRow, path, "give a file that `lewm compare objectives --json` wrote")

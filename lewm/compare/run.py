@@ -140,7 +140,7 @@ def compare_objectives(
             rows.append(build(CompareRow, read_json(folder / "row.json"), str(folder / "row.json")))
             continue
         print(f"== {run.task}, {row.name}, seed {run.train.seed}")
-        write_json(settings(run), folder / "settings.json")
+        write_json(leaves(run), folder / "settings.json")
         rows.append(compare_one(run, row, stores[run.task], folder, device))
         write_json(asdict(rows[-1]), folder / "row.json")
         write_outputs(rows, out, texts)
@@ -197,12 +197,7 @@ def claim(run: RunConfig, folder: Path) -> None:
     path = folder / "settings.json"
     if not path.exists():
         raise RuntimeError(f"{folder} has no settings.json to tell how it was made; delete it, or choose another --out")
-    refuse_others(folder, settings(run), read_json(path))
-
-
-def settings(run: RunConfig) -> dict[str, Any]:
-    """All settings of a run by dotted key, as JSON writes them."""
-    return leaves(run)
+    refuse_others(folder, leaves(run), read_json(path))
 
 
 def changed_settings(config: RunObjective) -> dict[str, Any]:

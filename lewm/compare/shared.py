@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from lewm import config
-from lewm.schema import SchemaError, build, read_json
+from lewm.trainer_state import refuse_other_settings
 
 T = TypeVar("T")
 
@@ -69,20 +69,6 @@ def _leaves(tree: Any, path: str) -> dict[str, Any]:
     return found
 
 
-def read_rows(cls: type[T], path: Path, comparison: str) -> list[T]:
-    """Rows that a comparison wrote with --json. Raises SchemaError naming what does not fit."""
-    data = read_json(path)
-    if not isinstance(data, list):
-        raise SchemaError(f"{path} must hold a list of rows; give a file that `lewm compare {comparison} --json` wrote")
-    return [build(cls, row, str(path)) for row in data]
-
-
 def refuse_others(folder: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
     """Raise RuntimeError naming the first setting (`leaves`) in which what `folder` holds differs from ours."""
-    for key in sorted(ours.keys() | theirs.keys()):
-        here, there = (values.get(key, "not set") for values in (ours, theirs))
-        if here != there:
-            raise RuntimeError(
-                f"{folder} belongs to a comparison with other settings: {key} is {here} here and {there} there; set it "
-                "to that to continue, or choose another --out"
-            )
+    refuse_other_settings(folder, ours, theirs, "a comparison with other settings", "not set")

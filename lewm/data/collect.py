@@ -11,6 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -257,6 +258,7 @@ def package_versions() -> dict[str, str]:
     return found
 
 
+@cache
 def git_revision() -> str | None:
     """Revision of the repository this package runs from, `+changes` when edited; None for an installed copy."""
     root = Path(__file__).resolve().parents[2]

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
-from lewm.schema import SchemaError, build, read_json, write_json
+from lewm.schema import read_rows, write_json
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,7 @@ def save_results(rows: Sequence[ResultRow], path: Path) -> None:
 
 def load_results(path: Path) -> list[ResultRow]:
     """Read rows; raises ValueError naming the file and what does not fit."""
-    rows = read_json(path)
-    if not isinstance(rows, list):
-        raise SchemaError(f"{path} must hold a list of rows; evaluate again")
-    return [build(ResultRow, row, str(path), f"row {i}") for i, row in enumerate(rows)]
+    return read_rows(ResultRow, path, "evaluate again")
 
 
 def table(rows: Sequence[ResultRow], marks: Mapping[tuple[str, str], str] | None = None, legend: str = "") -> str:

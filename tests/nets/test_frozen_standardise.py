@@ -1,6 +1,5 @@
 """Tokens of a frozen encoder that are centred and scaled by the recordings, live, cached, saved and continued."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,13 +21,6 @@ from lewm.train import Trainer
 from lewm.world_model import ModelConfig
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def store(tiny_store: Store, tmp_path: Path) -> Store:
-    """A copy, that features may lie beside."""
-    shutil.copytree(tiny_store.path, tmp_path / "data")
-    return Store.open(tmp_path / "data")
 
 
 @pytest.fixture
