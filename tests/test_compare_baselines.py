@@ -12,7 +12,8 @@ from lewm import config
 from lewm.baselines.peer import PeerMethod
 from lewm.cli import main
 from lewm.compare import baselines as comparing
-from lewm.compare.baselines import BaselineRow, BaselinesConfig, compare_baselines, entries_of, load_config
+from lewm.compare.baseline_rows import BaselineRow, BaselinesConfig, load_config, load_manifests
+from lewm.compare.baselines import compare_baselines, entries_of
 from lewm.compare.baselines_table import table
 from lewm.config import RunConfig
 from lewm.evaluate.leaderboard import find_results, tables
@@ -90,7 +91,7 @@ def test_every_row_is_made_once_per_seed_and_measured_on_its_manifests(
     assert {row.goals for row in results if row.method == "other"} == {"strict_25"}
     assert {row.goals for row in results if row.method == "cloned"} == {"ahead_25", "strict_25"}
     assert all(row.n == 3 == len(row.reached) and row.reached.count("1") == row.successes for row in results)
-    assert {row.method for row in results if row.true_state} == {"acting", "replay"} - {"replay"}
+    assert {row.method for row in results if row.true_state} == {"acting"}
     learned = {row.method: row.trained for row in results}
     assert learned["planned"].startswith("recordings, 2 optimiser steps in ") and learned["random"] == ""
     assert (out / "seed_1" / "cloned" / "baseline.json").is_file() and not (out / "seed_1" / "acting").exists()
@@ -108,6 +109,7 @@ def test_what_is_finished_is_kept(
     monkeypatch.setattr("lewm.pipeline.fit", lambda *_: never("training"))
     assert compare_baselines(SMALL, [], out, CPU, goals) == results
     assert compare_baselines(SMALL, ["random"], out, CPU, goals) == [r for r in results if r.method == "random"]
+    assert load_results(out / "results.json") == results  # with those that were not asked for
 
 
 def test_a_killed_evaluation_goes_on_and_gives_the_same(compared: tuple[list[ResultRow], Path], goals: Path) -> None:
@@ -161,6 +163,17 @@ def test_a_finished_part_of_other_settings_is_refused(
         compare_baselines(replace(SMALL, rows=(row,), seeds=(0,)), [], compared[1], CPU, goals)
 
 
+def test_a_row_of_other_settings_that_was_not_asked_for_leaves_the_table(
+    compared: tuple[list[ResultRow], Path], goals: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results, out = compared
+    other = tuple(replace(r, settings={"steps": 3, "width": 8}) if r.name == "cloned" else r for r in SMALL.rows)
+    compare_baselines(replace(SMALL, rows=other), ["random"], out, CPU, goals)
+    assert "cloned: left out of the table" in capsys.readouterr().err
+    left = [(row.method, row.goals, row.seed) for row in load_results(out / "results.json")]
+    assert left == [(row.method, row.goals, row.seed) for row in results if row.method != "cloned"]
+
+
 def test_more_steps_train_on_and_fewer_are_refused(
     compared: tuple[list[ResultRow], Path], goals: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -203,6 +216,8 @@ def test_wrong_comparisons(goals: Path, tmp_path: Path) -> None:
         compare_baselines(replace(SMALL, rows=(BaselineRow("mine"),)), [], tmp_path, CPU, goals)
     with pytest.raises(ValueError, match=r"train is 'dreamer'; choose one of"):
         BaselineRow("a", train="dreamer")
+    with pytest.raises(ValueError, match=r"row a: run is 'mine/train.yaml', whose name is a folder of ours"):
+        BaselineRow("a", run="mine/train.yaml")
     with pytest.raises(ValueError, match=r"row a has settings but no train"):
         BaselineRow("a", settings={"steps": 2})
     with pytest.raises(ValueError, match=r"has both train and run"):
@@ -227,7 +242,7 @@ def test_shipped_comparisons_can_be_run(name: str, tmp_path: Path) -> None:
     """Every key is known, every manifest there with 200 goals, every kind of method among the rows."""
     comparison = load_config(name)
     run: RunConfig = config.load(comparison.run, [])
-    goals = comparing.load_manifests(comparison, FROZEN.parent / name, name)
+    goals = load_manifests(comparison, FROZEN.parent / name, name)
     assert all(len(manifest.problems) >= 200 for manifest in goals.values())
     python = Path("python")
     entries = [entry for row in comparison.rows for entry in entries_of(comparison, row, run, tmp_path, [], python)]
@@ -267,6 +282,23 @@ def test_the_table() -> None:
     assert table([]) == "no rows"
     with pytest.raises(ValueError, match="standard: the rows were measured on different manifests"):
         table([*rows, row_of("d", "1" * 40, manifest="b")])
+
+
+def test_what_seeds_say_together() -> None:
+    """Methods with every seed on all manifests, against the best of them that is told nothing."""
+    goals = {"standard": "1" * 20, "far": "1" * 10 + "0" * 10}
+    rows = [row_of("oracle", "1" * 20, name, seed, kind="oracle") for name in goals for seed in (0, 1)]
+    rows += [row_of("good", reached, name, seed) for name, reached in goals.items() for seed in (0, 1)]
+    rows += [
+        row_of("poor", "1" * (4 + 4 * seed) + "0" * (16 - 4 * seed), name, seed) for name in goals for seed in (0, 1)
+    ]
+    rows += [row_of("once", "1" * 20), row_of("once", "1" * 20, "far"), row_of("part", "1" * 20)]
+    rows += [row_of("part", "1" * 20, seed=1)]
+    lines = table(rows).splitlines()[-5:]
+    assert lines[0] == "| method | success, interquartile mean | good is better |"
+    assert lines[2] == "| oracle | 100.0 (100.0-100.0) | 0.25 (0.25-0.25) |"
+    assert lines[3] == "| good | 75.0 (75.0-75.0) | - |"
+    assert lines[4] == "| poor | 30.0 (20.0-40.0) | 1.00 (1.00-1.00) |"
 
 
 def test_the_command_and_the_leaderboard(

@@ -92,7 +92,8 @@ def baselines(args: argparse.Namespace) -> None:
     """Planners and baselines on frozen manifests."""
     from dataclasses import replace
 
-    from lewm.compare.baselines import STAGES, compare_baselines, load_config
+    from lewm.compare.baseline_rows import load_config
+    from lewm.compare.baselines import STAGES, compare_baselines
     from lewm.compare.baselines_table import table
     from lewm.pipeline import pick_device
 

@@ -5,8 +5,8 @@ frozen manifests. Resumable: what either command finished in the folder is found
 """
 
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,13 @@ from lewm.baselines.offline import read_card as offline_card
 from lewm.baselines.peer import PeerMethod
 from lewm.baselines.trainers import TRAINERS, Job, settings
 from lewm.checkpoint import Checkpoint, load
+from lewm.compare.baseline_rows import BaselineRow, BaselinesConfig, load_manifests
 from lewm.compare.baselines_table import table
-from lewm.compare.shared import check_names, leaves, pick_rows, read_comparison, refuse_others, words
+from lewm.compare.shared import leaves, pick_rows, refuse_others, words
 from lewm.config import RunConfig, with_seed
 from lewm.evaluate.evaluate import EvaluateConfig, acts_on, applicable, outcome_key, run_method
 from lewm.evaluate.fingerprint import keep_manifest
-from lewm.evaluate.manifest import Manifest, load_manifest
+from lewm.evaluate.manifest import Manifest
 from lewm.evaluate.methods import LearnedConfig, MethodConfig, make_policy, within_budget
 from lewm.evaluate.results import ResultRow, save_results
 from lewm.sb3.config import UNBOUND, Sb3Card, Sb3Config
@@ -34,92 +35,6 @@ from lewm.schema import build, read_json, write_json
 
 STAGES = ("train", "evaluate")
 """What is done to a row."""
-OURS = ("checkpoint", "train", "evaluation")
-"""Folders of a seed that are no row's."""
-
-
-@dataclass(frozen=True)
-class BaselineRow:
-    """One way to reach goals."""
-
-    name: str
-    """Name in the table, and of the row's folder."""
-    method: dict[str, Any] = field(default_factory=dict)
-    """What `evaluate.methods` would list; name and path are filled in, and the python of a peer. Empty: the method of
-    this name of the row's run, or of a row that is trained {kind: gcbc} (what was trained) or {kind: sb3}."""
-    train: str | None = None
-    """What `lewm train-baseline` trains for it; null for rows that need none."""
-    settings: dict[str, Any] = field(default_factory=dict)
-    """Settings of that training, as its --keys lists them; steps among them."""
-    run: str | None = None
-    """Another world model, trained once for the rows that name it: a shipped run or a YAML file. Null: the one that all
-    rows share."""
-    set: dict[str, Any] = field(default_factory=dict)
-    """Keys of that other run that are changed, by dotted name."""
-    seeds: tuple[int, ...] = ()
-    """The only training seeds that the row is made for; empty for all."""
-    manifests: tuple[str, ...] = ()
-    """The only manifests that it is evaluated on; empty for all."""
-
-    @property
-    def asks_peer(self) -> bool:
-        """Whether stable-worldmodel decides."""
-        return self.method.get("kind") == "peer"
-
-    def __post_init__(self) -> None:
-        if not self.name or "/" in self.name or self.name in OURS:
-            raise ValueError(f"name is {self.name!r}; it names a folder, other than {', '.join(OURS)}")
-        if self.train is not None and self.train not in TRAINERS:
-            raise ValueError(f"row {self.name}: train is {self.train!r}; choose one of {', '.join(TRAINERS)}")
-        if self.train is not None and self.run is not None:
-            raise ValueError(f"row {self.name} has both train and run; leave one out")
-        for name, needed in (("settings", "train"), ("set", "run")):
-            if getattr(self, name) and getattr(self, needed) is None:
-                raise ValueError(f"row {self.name} has {name} but no {needed}, which they would change")
-
-
-@dataclass(frozen=True)
-class BaselinesConfig:
-    """A comparison."""
-
-    run: str
-    """Recordings and world model that the rows share: a shipped run or a YAML file."""
-    manifests: tuple[str, ...]
-    """What all are evaluated on: files NAME.json.gz of one folder."""
-    rows: tuple[BaselineRow, ...]
-    """What is compared."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Training seeds."""
-    set: dict[str, Any] = field(default_factory=dict)
-    """Keys of the runs that are changed in every row, by dotted name."""
-
-    def __post_init__(self) -> None:
-        check_names(self.rows)
-        if not self.manifests or not self.seeds:
-            raise ValueError("a comparison needs at least one manifest and one seed")
-        for row in self.rows:
-            if unknown := [name for name in row.manifests if name not in self.manifests]:
-                raise ValueError(f"row {row.name}: manifest {unknown[0]!r} is not among {', '.join(self.manifests)}")
-        _check_homes(self.rows)
-
-
-def _check_homes(rows: Sequence[BaselineRow]) -> None:
-    """Raise ValueError where two trainings would share a folder: another world model's is named after its run."""
-    homes: dict[str, BaselineRow] = {}
-    for row in rows:
-        if row.run is None:
-            continue
-        first = homes.setdefault(Path(row.run).stem, row)
-        if (first.run, first.set) != (row.run, row.set):
-            raise ValueError(
-                f"rows {first.name} and {row.name} would share one world model's folder, but run or set differ: give "
-                "one of them a YAML file of another name"
-            )
-    for row in rows:
-        if row.train is not None and row.name in homes:
-            raise ValueError(
-                f"row {row.name} is trained, and has the name of the run of {homes[row.name].name}: rename it"
-            )
 
 
 @dataclass(frozen=True)
@@ -137,6 +52,11 @@ class Entry:
     training: Any
     """Settings of its training; None where there is none beside the world model's."""
     method: MethodConfig
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What tells it apart."""
+        return self.row.name, self.seed
 
     @property
     def card(self) -> Card | Sb3Card | None:
@@ -163,30 +83,6 @@ class Entry:
         return isinstance(self.method, LearnedConfig | PeerMethod)
 
 
-def load_config(name: str | Path) -> BaselinesConfig:
-    """A comparison by path or shipped name. Raises FileNotFoundError, and SchemaError naming the key."""
-    return read_comparison(BaselinesConfig, "baselines", name)
-
-
-def load_manifests(comparison: BaselinesConfig, folder: Path | None, task: str) -> dict[str, Manifest]:
-    """The manifests by name, from docs/results/manifests/TASK for None.
-
-    Raises FileNotFoundError for a missing one and ValueError for one of another task.
-    """
-    found, where = {}, folder or Path("docs/results/manifests") / task
-    for name in comparison.manifests:
-        path = where / f"{name}.json.gz"
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path} is missing: pass --manifests FOLDER, which holds NAME.json.gz for each of "
-                f"{', '.join(comparison.manifests)} (lewm's repository has them in docs/results/manifests)"
-            )
-        found[name] = load_manifest(path)
-        if found[name].task != task:
-            raise ValueError(f"{path} holds goals of {found[name].task}, but the run is of {task}: pass another folder")
-    return found
-
-
 def compare_baselines(
     comparison: BaselinesConfig,
     names: Sequence[str],
@@ -203,21 +99,26 @@ def compare_baselines(
     manifests: folder of them, see `load_manifests`. overrides: further changes of every row's run. stages: which of the
     two are done; rows that are not trained yet are left out of an evaluation alone. time_again: take the times of
     finished rows again. peer_python: interpreter that has stable-worldmodel; without it rows of kind peer are left out.
-    Raises ValueError for an unknown name, SchemaError for a wrong key, and RuntimeError naming the first setting in
-    which a finished part differs from the comparison. Every result has the training seed in `seed`.
+    Returns the results of these rows, with the training seed in `seed`; table.md and results.json also have those of
+    other rows that were finished before. Raises ValueError for an unknown name, SchemaError for a wrong key, and
+    RuntimeError naming the first setting in which a finished part differs from the comparison.
     """
-    rows = pick_rows(comparison.rows, names)
+    chosen = pick_rows(comparison.rows, names)
     if peer_python is None:
-        for row in [row for row in rows if row.asks_peer]:
+        for row in [row for row in chosen if row.asks_peer]:
             print(f"{row.name}: left out, since no interpreter with stable-worldmodel is given", file=sys.stderr)
-        rows = [row for row in rows if not row.asks_peer]
+        chosen = [row for row in chosen if not row.asks_peer]
     run = config.load(comparison.run, [*words(comparison.set), *overrides])
     goals = load_manifests(comparison, manifests, run.task)
-    entries = [entry for row in rows for entry in entries_of(comparison, row, run, out, overrides, peer_python)]
-    for entry in entries:
+    entries = [e for row in comparison.rows for e in entries_of(comparison, row, run, out, overrides, peer_python)]
+    mine = [entry for entry in entries if entry.row in chosen]
+    for entry in mine:
         claim(entry)
     results: dict[tuple[str, int], list[ResultRow]] = {}
-    for entry in sorted(entries, key=lambda entry: entry.seed):  # a whole table early, then the next seed's
+    if "evaluate" in stages:
+        for entry in [entry for entry in entries if entry not in mine]:
+            results[entry.key] = _finished(entry, comparison, goals, out, device)
+    for entry in sorted(mine, key=lambda entry: entry.seed):  # a whole table early, then the next seed's
         print(f"== {run.task}, seed {entry.seed}, {entry.row.name}", flush=True)
         if "train" in stages:
             make(entry, run, out, device)
@@ -226,10 +127,9 @@ def compare_baselines(
         if not entry.made:
             print(f"{entry.row.name}: not trained yet, left out", file=sys.stderr)
             continue
-        mine = [goals[name] for name in entry.row.manifests or comparison.manifests]
-        results[entry.row.name, entry.seed] = list(measure(entry, mine, out, device, time_again))
+        results[entry.key] = list(measure(entry, comparison, goals, out, device, time_again))
         _write(entries, results, out)
-    return [row for entry in entries for row in results.get((entry.row.name, entry.seed), ())]
+    return [row for entry in mine for row in results.get(entry.key, ())]
 
 
 def entries_of(
@@ -334,30 +234,51 @@ def make(entry: Entry, shared: RunConfig, out: Path, device: torch.device) -> No
 
 
 def measure(
-    entry: Entry, manifests: Sequence[Manifest], out: Path, device: torch.device, time_again: bool
+    entry: Entry,
+    comparison: BaselinesConfig,
+    goals: Mapping[str, Manifest],
+    out: Path,
+    device: torch.device,
+    time_again: bool = False,
+    kept_only: bool = False,
 ) -> Iterator[ResultRow]:
-    """A row's results on the manifests; finished ones are read back, while they are of the same weights and goals."""
+    """A row's results on its manifests; finished ones are read back, while they are of the same weights and goals.
+
+    kept_only: those alone.
+    """
     how, folder = entry.run.evaluate, out / f"seed_{entry.seed}" / "evaluation"
     checkpoint: Checkpoint | None = None
     if isinstance(entry.method, LearnedConfig):
         checkpoint = load(entry.home / "checkpoint", str(device))
     method = within_budget(entry.method, checkpoint, how.threads, quiet=False)
     policy = None
-    for manifest in manifests:
-        keep_manifest(manifest, folder / f"manifest_{manifest.goals.name}.json")
+    for manifest in [goals[name] for name in entry.row.manifests or comparison.manifests]:
         if not applicable([method], manifest):
             continue
+        keep_manifest(manifest, folder / f"manifest_{manifest.goals.name}.json")
         key = outcome_key(method, manifest, checkpoint, entry.seed)
         of = {"key": key, "timed_plans": how.timed_plans, "threads": how.threads, "device": acts_on(method, checkpoint)}
         path = folder / "rows" / f"{manifest.goals.name}.{method.name}.json"
         kept = read_json(path) if path.exists() else {}
         if not time_again and kept.get("of") == of:
             yield build(ResultRow, kept["row"], str(path), "row")
-            continue
-        policy = policy or make_policy(method, checkpoint, entry.seed)
-        row = run_method(how, method, policy, manifest, checkpoint, folder).row
-        write_json({"of": of, "row": asdict(row)}, path)
-        yield row
+        elif not kept_only:
+            policy = policy or make_policy(method, checkpoint, entry.seed)
+            row = run_method(how, method, policy, manifest, checkpoint, folder).row
+            write_json({"of": of, "row": asdict(row)}, path)
+            yield row
+
+
+def _finished(
+    entry: Entry, comparison: BaselinesConfig, goals: Mapping[str, Manifest], out: Path, device: torch.device
+) -> list[ResultRow]:
+    """What earlier calls measured of a row that was not asked for; nothing where it was made with other settings."""
+    try:
+        claim(entry)
+    except RuntimeError as error:
+        print(f"{entry.row.name}: left out of the table ({error})", file=sys.stderr)
+        return []
+    return list(measure(entry, comparison, goals, out, device, kept_only=True)) if entry.made else []
 
 
 def _write(entries: Sequence[Entry], results: dict[tuple[str, int], list[ResultRow]], out: Path) -> None:

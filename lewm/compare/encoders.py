@@ -16,8 +16,7 @@ from lewm import config, pipeline
 from lewm.checkpoint import Checkpoint, load
 from lewm.compare.rows import Success
 from lewm.compare.run import plan_with
-from lewm.compare.shared import check_names, leaves, pick_rows, read_comparison, refuse_others, words
-from lewm.compare.summary import markdown
+from lewm.compare.shared import check_names, leaves, markdown, pick_rows, read_comparison, refuse_others, words
 from lewm.config import RunConfig
 from lewm.data.store import Store
 from lewm.evaluate.timing import hardware, keep_time, kept_times, time_plans

@@ -1,4 +1,4 @@
-"""What the comparisons share: finding one by name, its changes as words, its rows, and whose folder this is."""
+"""What the comparisons share: finding one by name, its changes as words, its rows, whose folder this is, a table."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -72,3 +72,9 @@ def _leaves(tree: Any, path: str) -> dict[str, Any]:
 def refuse_others(folder: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
     """Raise RuntimeError naming the first setting (`leaves`) in which what `folder` holds differs from ours."""
     refuse_other_settings(folder, ours, theirs, "a comparison with other settings", "not set")
+
+
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    rule = "|---" * len(head) + "|"
+    return "\n".join(["| " + " | ".join(head) + " |", rule, *("| " + " | ".join(cells) + " |" for cells in lines)])

@@ -4,15 +4,9 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
+from lewm.compare.over_seeds import over_seeds
 from lewm.compare.rows import CompareRow
-from lewm.evaluate.seeds import (
-    interquartile_mean,
-    interquartile_mean_interval,
-    probability_of_improvement,
-    probability_of_improvement_interval,
-)
+from lewm.compare.shared import markdown
 from lewm.evaluate.statistics import wilson
 
 SEEDS = (
@@ -198,7 +192,8 @@ def table(rows: Sequence[CompareRow]) -> str:
         group = [summary for summary in summaries if summary.task == task]
         parts += [_caption(group), _measures(group)]
         if all(len(summary.seeds) > 1 for summary in group):
-            parts += [SEEDS, _over_seeds(group)]
+            scores = {x.objective: [success.by_seed for success in x.success] for x in group}
+            parts += [SEEDS, over_seeds(scores, group[0].objective, "objective")]
         parts += ["R2 by state factor, linear probe / MLP:", _factors(group)]
         if growth := _growth([row for row in rows if row.task == task], group):
             parts += [
@@ -233,21 +228,6 @@ def _measures(group: Sequence[Summary]) -> str:
         cells.append("-" if x.seconds_per_step is None else x.seconds_per_step.text(3))
         lines.append([x.objective, *cells])
     return markdown(head, lines)
-
-
-def _over_seeds(group: Sequence[Summary]) -> str:
-    """Success over goal sets, planning costs and training seeds; a stratum is one goal set with one cost."""
-    scores = [[success.by_seed for success in x.success] for x in group]
-    lines = []
-    for x, ours in zip(group, scores):
-        rng = np.random.default_rng(0)
-        low, high = interquartile_mean_interval(ours, rng)
-        cells = [x.objective, f"{100 * interquartile_mean(ours):.1f} ({100 * low:.1f}-{100 * high:.1f})", "-"]
-        if x is not group[0]:
-            p_low, p_high = probability_of_improvement_interval(scores[0], ours, rng)
-            cells[-1] = f"{probability_of_improvement(scores[0], ours):.2f} ({p_low:.2f}-{p_high:.2f})"
-        lines.append(cells)
-    return markdown(["objective", "success, interquartile mean", f"{group[0].objective} is better"], lines)
 
 
 def _factors(group: Sequence[Summary]) -> str:
@@ -285,9 +265,3 @@ def _worst(r2: dict[str, Spread | None]) -> str:
 
 def _text(value: Spread | None) -> str:
     return "-" if value is None else value.text(3)
-
-
-def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    rule = "|---" * len(head) + "|"
-    return "\n".join(["| " + " | ".join(head) + " |", rule, *("| " + " | ".join(cells) + " |" for cells in lines)])

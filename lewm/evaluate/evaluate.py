@@ -108,11 +108,11 @@ def applicable(methods: Sequence[MethodConfig], manifest: Manifest) -> list[Meth
 def outcome_key(method: MethodConfig, manifest: Manifest, checkpoint: Checkpoint | None, seed: int) -> str:
     """What an outcome depends on; a log written for anything else is not continued.
 
-    The weights themselves count, not where they lie.
+    The weights themselves count, not where they lie, nor where the interpreter of a peer does.
     """
     weights = "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in weight_files(method, checkpoint))
     world = envs.make(manifest.task, **manifest.settings).renderer_fingerprint()
-    said = {name: value for name, value in asdict(method).items() if name != "path"}
+    said = {name: value for name, value in asdict(method).items() if name not in ("path", "python")}
     parts = [__version__, world, said, fingerprint(manifest), weights, seed]
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -33,6 +33,7 @@ from lewm.sb3.env import Sb3Env
 from lewm.sb3.pixels import PictureReplay, PixelExtractor, replay_bytes
 from lewm.sb3.views import make_view
 from lewm.schema import read_json, write_json
+from lewm.trainer_state import refuse_other_settings
 
 ARGUMENTS: Mapping[str, dict[str, Any]] = {
     "sac": {"learning_rate": 1e-3, "gamma": 0.95, "tau": 0.02, "batch_size": 256, "buffer_size": 100_000},
@@ -56,8 +57,8 @@ def train_sb3(config: Sb3Config, out: Path, quiet: bool = False, device: str = "
     """Train, or go on with the training in `out`; writes `policy.zip` and `card.json` there and measures success.
 
     The same configuration gives the same policy on the same machine, killed in between or not. Asking for more steps
-    later trains on. Networks on states are small, so they always stay on the CPU. Raises ValueError when `out` was
-    trained with other settings, and when the pictures to be remembered take more than `config.memory_gb`.
+    later trains on. Networks on states are small, so they always stay on the CPU. Raises RuntimeError when `out` was
+    trained with other settings, and ValueError when the pictures to be remembered take more than `config.memory_gb`.
     """
     config, device = config.resolved, device if config.observation == "pixels" else "cpu"
     with closing(_vector_env(config)) as env:
@@ -235,13 +236,12 @@ def _progress(out: Path) -> int:
 
 
 def _check_same(config: Sb3Config, out: Path) -> None:
-    """Note the settings in `out`, or raise ValueError where others are noted that would give another policy."""
+    """Note the settings in `out`, or raise RuntimeError where others are noted that would give another policy."""
     path = out / "training.json"
     now = json.loads(json.dumps(asdict(config)))
     if path.exists():
-        for key, before in read_json(path).items():
-            if key not in UNBOUND and before != now.get(key):
-                raise ValueError(
-                    f"{out} was trained with {key} = {before!r}, now it is {now.get(key)!r}: choose another --out"
-                )
+        ours, theirs = (
+            {key: value for key, value in said.items() if key not in UNBOUND} for said in (now, read_json(path))
+        )
+        refuse_other_settings(out, ours, theirs, "a training with other settings", "not set")
     write_json(now, path)

@@ -187,7 +187,7 @@ def test_a_killed_training_goes_on_to_the_same_policy(
     assert not (tmp_path / "cut" / "policy.zip").exists()
     train_sb3(config, tmp_path / "cut", quiet=True)
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
-    with pytest.raises(ValueError, match=r"was trained with seed = 0, now it is 1: choose another --out"):
+    with pytest.raises(RuntimeError, match=r"belongs to a training with other settings: seed is 1 here and 0 there"):
         train_sb3(replace(config, seed=1), tmp_path / "cut", quiet=True)
 
 
