@@ -202,6 +202,10 @@ def test_a_row_of_other_settings_is_refused(
     with pytest.raises(RuntimeError, match=r"evaluate\.goals\.0\.count is 4 here and 3 there"):
         compare_objectives([replace(run, evaluate=goals)], ["sigreg"], [0], tmp_path, CPU)
     assert [path.name for path in (tmp_path / "two_room").iterdir()] == ["sigreg.0"]  # before any work
+    kept = json.loads(settings) | {"evaluate.processes": 4, "evaluate.batch": 7}  # they change no outcome
+    (folder / "settings.json").write_text(json.dumps(kept))
+    with pytest.raises(RuntimeError, match=r"evaluate\.goals\.0\.count is 4 here and 3 there"):
+        compare_objectives([replace(run, evaluate=goals)], ["sigreg"], [0], tmp_path, CPU)
     (folder / "settings.json").unlink()
     with pytest.raises(RuntimeError, match=r"sigreg\.0 has no settings\.json"):
         compare_objectives([run], ["sigreg"], [0], tmp_path, CPU)

@@ -29,6 +29,7 @@ from lewm.evaluate.fingerprint import keep_manifest
 from lewm.evaluate.manifest import Manifest
 from lewm.evaluate.methods import LearnedConfig, MethodConfig, make_policy, within_budget
 from lewm.evaluate.results import ResultRow, save_results
+from lewm.processes import Processes
 from lewm.sb3.config import UNBOUND, Sb3Card, Sb3Config
 from lewm.sb3.config import read_card as sb3_card
 from lewm.schema import build, read_json, write_json
@@ -118,17 +119,18 @@ def compare_baselines(
     if "evaluate" in stages:
         for entry in [entry for entry in entries if entry not in mine]:
             results[entry.key] = _finished(entry, comparison, goals, out, device)
-    for entry in sorted(mine, key=lambda entry: entry.seed):  # a whole table early, then the next seed's
-        print(f"== {run.task}, seed {entry.seed}, {entry.row.name}", flush=True)
-        if "train" in stages:
-            make(entry, run, out, device)
-        if "evaluate" not in stages:
-            continue
-        if not entry.made:
-            print(f"{entry.row.name}: not trained yet, left out", file=sys.stderr)
-            continue
-        results[entry.key] = list(measure(entry, comparison, goals, out, device, time_again))
-        _write(entries, results, out)
+    with Processes(run.evaluate.processes) as processes:
+        for entry in sorted(mine, key=lambda entry: entry.seed):  # a whole table early, then the next seed's
+            print(f"== {run.task}, seed {entry.seed}, {entry.row.name}", flush=True)
+            if "train" in stages:
+                make(entry, run, out, device)
+            if "evaluate" not in stages:
+                continue
+            if not entry.made:
+                print(f"{entry.row.name}: not trained yet, left out", file=sys.stderr)
+                continue
+            results[entry.key] = list(measure(entry, comparison, goals, out, device, processes, time_again))
+            _write(entries, results, out)
     return [row for entry in mine for row in results.get(entry.key, ())]
 
 
@@ -239,12 +241,12 @@ def measure(
     goals: Mapping[str, Manifest],
     out: Path,
     device: torch.device,
+    processes: Processes | None,
     time_again: bool = False,
-    kept_only: bool = False,
 ) -> Iterator[ResultRow]:
     """A row's results on its manifests; finished ones are read back, while they are of the same weights and goals.
 
-    kept_only: those alone.
+    processes: who runs the goals of the others; None leaves those out.
     """
     how, folder = entry.run.evaluate, out / f"seed_{entry.seed}" / "evaluation"
     checkpoint: Checkpoint | None = None
@@ -262,9 +264,9 @@ def measure(
         kept = read_json(path) if path.exists() else {}
         if not time_again and kept.get("of") == of:
             yield build(ResultRow, kept["row"], str(path), "row")
-        elif not kept_only:
+        elif processes is not None:
             policy = policy or make_policy(method, checkpoint, entry.seed)
-            row = run_method(how, method, policy, manifest, checkpoint, folder).row
+            row = run_method(how, method, policy, manifest, checkpoint, folder, processes).row
             write_json({"of": of, "row": asdict(row)}, path)
             yield row
 
@@ -278,7 +280,7 @@ def _finished(
     except RuntimeError as error:
         print(f"{entry.row.name}: left out of the table ({error})", file=sys.stderr)
         return []
-    return list(measure(entry, comparison, goals, out, device, kept_only=True)) if entry.made else []
+    return list(measure(entry, comparison, goals, out, device, None)) if entry.made else []
 
 
 def _write(entries: Sequence[Entry], results: dict[tuple[str, int], list[ResultRow]], out: Path) -> None:

@@ -26,6 +26,7 @@ from lewm.evaluate.methods import PlanConfig, make_policy, within_budget
 from lewm.evaluate.runner import run_manifest
 from lewm.evaluate.statistics import wilson
 from lewm.evaluate.timing import hardware
+from lewm.evaluate.workers import shared_by
 from lewm.nets.frozen import FrozenConfig
 from lewm.objectives import OBJECTIVES, RunObjective
 from lewm.objectives.addons import TERMS
@@ -37,6 +38,7 @@ from lewm.objectives.simsiam import SimSiamConfig
 from lewm.objectives.teacher import TeacherConfig
 from lewm.planning.policy import Policy
 from lewm.probes import Health, probe_model
+from lewm.processes import Processes
 from lewm.progress import Stage
 from lewm.schema import build, read_json, write_json
 from lewm.train import Trainer, build_model, model_facts, train
@@ -299,13 +301,17 @@ def plan_with(run: RunConfig, checkpoint: Checkpoint, store: Store, folder: Path
     """The run's world-model planners on its goal sets, one after the other; outcomes in `folder` are kept."""
     planned = [method for method in run.evaluate.methods if isinstance(method, PlanConfig)]
     methods = [within_budget(method, checkpoint, run.evaluate.threads, quiet=False) for method in planned]
-    for manifest in held_out_manifests(run.evaluate, store, checkpoint, folder / "evaluation"):
-        for method in methods:
-            goals = manifest.goals.name
-            log = folder / "evaluation" / f"{goals}.{method.name}.jsonl"
-            with Stage(f"{goals} {method.name}", len(manifest.problems), "goals") as stage:
-                policy = make_policy(method, checkpoint, run.evaluate.seed)
-                outcomes = run_manifest(policy, manifest, log, json.dumps(asdict(method)), run.evaluate.batch)
-                stage.update(len(outcomes))
-            n, reached = len(outcomes), sum(o.success for o in outcomes)
-            yield Success(goals, method.name, n, reached, reached / n, *wilson(reached, n)), manifest, policy
+    how = run.evaluate
+    with Processes(how.processes) as processes:
+        for manifest in held_out_manifests(how, store, checkpoint, folder / "evaluation"):
+            for method in methods:
+                goals = manifest.goals.name
+                log = folder / "evaluation" / f"{goals}.{method.name}.jsonl"
+                with Stage(f"{goals} {method.name}", len(manifest.problems), "goals") as stage:
+                    policy = make_policy(method, checkpoint, how.seed)
+                    share = shared_by(processes, method, checkpoint, how.seed, manifest)
+                    key = json.dumps(asdict(method))
+                    outcomes = run_manifest(policy, manifest, log, key, how.batch, run=share)
+                    stage.update(len(outcomes))
+                n, reached = len(outcomes), sum(o.success for o in outcomes)
+                yield Success(goals, method.name, n, reached, reached / n, *wilson(reached, n)), manifest, policy

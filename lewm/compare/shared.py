@@ -11,6 +11,9 @@ from lewm.trainer_state import refuse_other_settings
 
 T = TypeVar("T")
 
+UNBOUND = ("evaluate.batch", "evaluate.processes")
+"""Settings of a run that may change while a comparison goes on: they never change what was found so far."""
+
 
 class Named(Protocol):
     """A row of a comparison."""
@@ -71,7 +74,8 @@ def _leaves(tree: Any, path: str) -> dict[str, Any]:
 
 def refuse_others(folder: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
     """Raise RuntimeError naming the first setting (`leaves`) in which what `folder` holds differs from ours."""
-    refuse_other_settings(folder, ours, theirs, "a comparison with other settings", "not set")
+    here, there = ({key: x for key, x in said.items() if not key.endswith(UNBOUND)} for said in (ours, theirs))
+    refuse_other_settings(folder, here, there, "a comparison with other settings", "not set")
 
 
 def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -1,13 +1,8 @@
 """Recording: scripted policies act in a task, whole shards go to disk, the same data for any number of processes."""
 
 import json
-import multiprocessing
-import os
 import subprocess
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,6 +18,7 @@ from lewm.data.experts import Performer, make_performers, parse_policies
 from lewm.data.meta import Provenance, ShardMeta, StoreMeta
 from lewm.data.store import Store
 from lewm.data.writer import Episode, StoreWriter, shard_name, write_shard
+from lewm.processes import Processes
 
 if TYPE_CHECKING:
     from gymnasium.spaces import Box
@@ -146,22 +142,14 @@ def _run(
         for name, first, stop in jobs:
             yield _record_shard(config, meta, (name, first, stop), writer.temporary(name), count)
         return
-    context = multiprocessing.get_context("spawn")  # GL contexts and threads do not survive a fork
-    with ProcessPoolExecutor(min(processes, len(jobs)), context, _begin_worker) as pool:
-        futures = [pool.submit(_record_shard, config, meta, job, writer.temporary(job[0])) for job in jobs]
-        try:
-            for future in as_completed(futures):
-                shard = future.result()
-                yield shard
-                count(shard.episodes)
-        except BrokenProcessPool as error:
-            raise RuntimeError(
-                f"a recording process of {writer.path} died (killed, or out of memory): "
-                "run the same command again, it goes on with the missing shards"
-            ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    died = (
+        f"a recording process of {writer.path} died (killed, or out of memory): run the same command again, it goes on "
+        "with the missing shards"
+    )
+    with Processes(min(processes, len(jobs))) as pool:
+        for shard in pool.run(_record_shard, [(config, meta, job, writer.temporary(job[0])) for job in jobs], died):
+            yield shard
+            count(shard.episodes)
 
 
 def _record_shard(
@@ -182,21 +170,6 @@ def _record(
         yield record_episode(env, config, number, performers)
         if count:
             count(1)
-
-
-def _begin_worker() -> None:
-    """A worker whose parent was killed ends too, instead of waiting for work for ever."""
-    import cv2
-
-    cv2.setNumThreads(1)
-    parent = multiprocessing.parent_process()
-
-    def end_with_parent() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _counter(progress: Progress | None, recorded: int, total: int) -> Callable[[int], None]:

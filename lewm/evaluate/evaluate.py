@@ -32,7 +32,9 @@ from lewm.evaluate.results import ResultRow
 from lewm.evaluate.runner import Outcome, run_manifest
 from lewm.evaluate.statistics import wilson
 from lewm.evaluate.timing import hardware, time_plans
+from lewm.evaluate.workers import shared_by
 from lewm.planning.policy import Policy
+from lewm.processes import Processes
 from lewm.progress import Stage
 
 
@@ -48,13 +50,16 @@ class EvaluateConfig:
     """Decides the pairs and every method's noise."""
     batch: int = 50
     """Problems that run side by side; never changes an outcome."""
+    processes: int = 1
+    """Processes that share the goals of a method, each with a model of its own; never changes an outcome either. Plans
+    are timed in one, with `threads`."""
     timed_plans: int = 50
     """Plans timed per method, one problem at a time."""
     threads: int = 1
     """Torch threads while timing."""
 
     def __post_init__(self) -> None:
-        for name in ("batch", "timed_plans", "threads"):
+        for name in ("batch", "processes", "timed_plans", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"evaluate.{name} is {getattr(self, name)}; it must be at least 1")
         for what, names in (("goals", [g.name for g in self.goals]), ("methods", [m.name for m in self.methods])):
@@ -133,11 +138,13 @@ def evaluate(
     methods = [within_budget(method, checkpoint, config.threads, quiet) for method in with_baselines(config.methods)]
     rows = [(manifest, applicable(methods, manifest)) for manifest in manifests]
     policies = {method.name: make_policy(method, checkpoint, config.seed) for method in methods}
-    for manifest, fitting in rows:
-        if len(fitting) < len(methods) and not quiet:
-            print(f"{manifest.goals.name}: no replay, nothing recorded leads to goals elsewhere", file=sys.stderr)
-        for method in fitting:
-            results.append(run_method(config, method, policies[method.name], manifest, checkpoint, out, quiet))
+    with Processes(config.processes) as processes:
+        for manifest, fitting in rows:
+            if len(fitting) < len(methods) and not quiet:
+                print(f"{manifest.goals.name}: no replay, nothing recorded leads to goals elsewhere", file=sys.stderr)
+            for method in fitting:
+                policy = policies[method.name]
+                results.append(run_method(config, method, policy, manifest, checkpoint, out, processes, quiet))
     return results
 
 
@@ -155,6 +162,7 @@ def run_method(
     manifest: Manifest,
     checkpoint: Checkpoint | None,
     out: Path,
+    processes: Processes,
     quiet: bool = False,
 ) -> Evaluated:
     """One method on one manifest, and its times; outcomes are logged in `out` as they come, and reused."""
@@ -165,7 +173,8 @@ def run_method(
             stage.update(count, solved=str(solved))
 
         key = outcome_key(method, manifest, checkpoint, config.seed)
-        outcomes = run_manifest(policy, manifest, log, key, config.batch, report)
+        run = shared_by(processes, method, checkpoint, config.seed, manifest)
+        outcomes = run_manifest(policy, manifest, log, key, config.batch, report, run)
         stage.done = len(outcomes)
     device = acts_on(method, checkpoint)
     times = time_plans(policy, manifest, config.timed_plans, config.threads, device)

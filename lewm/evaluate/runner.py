@@ -5,8 +5,9 @@ which is the task's own unless the goal set says otherwise, or has met it for `g
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,16 @@ def run_batch(
     ]
 
 
+Run = Callable[[Sequence[int], int], Iterator[list[Outcome]]]
+"""Runs the problems of these indices, so many at a time, and gives their outcomes as they come."""
+
+
+def run_in_turn(policy: Policy, manifest: Manifest, todo: Sequence[int], batch: int) -> Iterator[list[Outcome]]:
+    """Batch after batch, in this process."""
+    for first in range(0, len(todo), batch):
+        yield run_batch(policy, manifest, todo[first : first + batch])
+
+
 def run_manifest(
     policy: Policy,
     manifest: Manifest,
@@ -83,18 +94,19 @@ def run_manifest(
     key: str,
     batch: int = 50,
     progress: Callable[[int, int], None] | None = None,
+    run: Run | None = None,
 ) -> list[Outcome]:
     """Run every problem of a manifest, `batch` at a time, writing each outcome to `log` (JSON lines).
 
-    A log of the same `key` (method, checkpoint and manifest) is continued; one of another key is replaced.
+    A log of the same `key` (method, checkpoint and manifest) is continued; one of another key is replaced. run:
+    who runs them, such as other processes (`lewm.evaluate.workers`); the policy in this one for None.
     """
     done = _read_log(log, key)
     todo = [i for i in range(len(manifest.problems)) if i not in done]
     if not done:
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(json.dumps({"key": key}) + "\n")
-    for first in range(0, len(todo), batch):
-        outcomes = run_batch(policy, manifest, todo[first : first + batch])
+    for outcomes in (run or partial(run_in_turn, policy, manifest))(todo, batch):
         with log.open("a") as file:
             file.writelines(json.dumps(asdict(outcome)) + "\n" for outcome in outcomes)
         done |= {outcome.problem: outcome for outcome in outcomes}
