@@ -23,8 +23,8 @@ import torch
 
 from lewm.checkpoint import load
 from lewm.export_model import export_model
-from lewm.peer import AGREEMENT, AgentSetup, Decision, Peer, PeerError
-from lewm.planning.policy import Start, plays
+from lewm.peer import AGREEMENT, AgentSetup, Peer, PeerError
+from lewm.planning.policy import PlanClock, Start, plays
 from lewm.world_model import WorldModel
 from planners.noise import key_seed
 
@@ -86,7 +86,7 @@ class PeerPolicy:
         self.setup = agent_setup(config, checkpoint.model)
         self.frame_shape = (checkpoint.model.facts.size, checkpoint.model.facts.size, 3)
         self.step = 0
-        self.decision: Decision | None = None
+        self.clock = PlanClock(encode_ms=0.0)
         where, python = f"method {config.name}: {config.path}", Path(config.python or sys.executable).expanduser()
         with TemporaryDirectory(prefix="lewm-peer-") as folder, ExitStack() as stack:
             export_model(checkpoint.model, where, Path(folder))
@@ -116,8 +116,9 @@ class PeerPolicy:
             assert pixels is not None
             for row in np.flatnonzero(active):
                 seed = key_seed((self.seed, self.indices[row], self.step // self._steps))
-                self.decision = self.peer.decide(int(row), pixels[row], seed)
-                self.queue[row] = self.decision.action_Ta.clip(self.low, self.high)
+                decision = self.peer.decide(int(row), pixels[row], seed)
+                self.clock = PlanClock(decision.encode_ms, decision.ms)  # of its process: asking it does not count
+                self.queue[row] = decision.action_Ta.clip(self.low, self.high)
         self.step += 1
         return np.where(active[:, None], self.queue[:, (self.step - 1) % self._steps], 0)
 

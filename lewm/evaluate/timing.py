@@ -14,7 +14,7 @@ import torch
 
 from lewm.evaluate.energy import EnergyMeter
 from lewm.evaluate.manifest import Manifest, stand
-from lewm.planning.policy import Policy, Start
+from lewm.planning.policy import Clocked, PlanClock, Policy, Start
 from lewm.schema import build, read_json, write_json
 
 WARMUP = 5
@@ -66,10 +66,9 @@ def time_plans(policy: Policy, manifest: Manifest, plans: int = 50, threads: int
             after = meter.joules()
             if before is not None and after is not None:
                 used.append(after - before)
-            agent, decision = getattr(policy, "agent", None), getattr(policy, "decision", None)
-            # A policy in another process keeps its own clock, so that asking it does not count.
-            total.append(took if decision is None else decision.ms)
-            encode.append(decision.encode_ms if decision else agent.last.encode_ms if agent is not None else 0.0)
+            clock = policy.clock if isinstance(policy, Clocked) else PlanClock(encode_ms=0.0)
+            total.append(took if clock.plan_ms is None else clock.plan_ms)
+            encode.append(clock.encode_ms)
             task.close()
     p50, p95 = np.percentile(total[WARMUP:], [50, 95])
     joules = float(np.mean(used[WARMUP:])) if used else None

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -48,6 +48,25 @@ class Policy(Protocol):
         """Actions for the whole batch; rows where `active` is False are ignored."""
 
 
+@dataclass(frozen=True)
+class PlanClock:
+    """What a policy says of its last plan, in milliseconds."""
+
+    encode_ms: float
+    """Spent in the encoder."""
+    plan_ms: float | None = None
+    """From the picture to the first action, where it is not what `act` took: in another process, say."""
+
+
+@runtime_checkable
+class Clocked(Protocol):
+    """A policy with a clock of its own."""
+
+    @property
+    def clock(self) -> PlanClock:
+        """Of the last plan."""
+
+
 class AgentPolicy:
     """The agent sees pictures of the goal, the frames before the start and the present, and what it measures now."""
 
@@ -58,6 +77,11 @@ class AgentPolicy:
     def needs_frame(self) -> bool:
         """As the agent says."""
         return self.agent.needs_frame
+
+    @property
+    def clock(self) -> PlanClock:
+        """Of the agent's last plan."""
+        return PlanClock(0.0 if self.agent.last is None else self.agent.last.encode_ms)
 
     def start(self, starts: Sequence[Start]) -> None:
         """Paint the goals and the past, and reset the agent."""

@@ -287,7 +287,7 @@ def test_it_tells_how_long_it_took(policy: PeerPolicy) -> None:
     task = envs.make("two_room", size=32)
     policy.start([Start(0, task, np.array([0.8, 0.2]), np.zeros((0, 2)))])
     policy.act(task.render()[None], np.ones(1, bool))
-    assert policy.decision is not None and 0 < policy.decision.encode_ms < policy.decision.ms
+    assert policy.clock.plan_ms is not None and 0 < policy.clock.encode_ms < policy.clock.plan_ms
 
 
 def test_outcomes_belong_to_the_weights(tmp_path: Path, tiny_store: Store) -> None:
