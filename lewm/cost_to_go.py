@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lewm.data.store import Store
 from lewm.heads_training import Fit, HindsightPairs, PairHead, Recorded, StepLoss, fit_head, follow
-from lewm.train import step_seed
+from lewm.training_loop import step_seed
 from lewm.world_model import WorldModel
 
 

@@ -20,8 +20,8 @@ from lewm.data.store import Store, split_episodes
 from lewm.data.windows import Windows
 from lewm.nets.frozen.cache import features_for
 from lewm.progress import Stage
-from lewm.train import step_seed
 from lewm.trainer_state import save_atomically
+from lewm.training_loop import step_seed
 from lewm.world_model import WorldModel
 
 

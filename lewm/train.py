@@ -1,17 +1,15 @@
-"""Training: one visible loop. Everything a step does is a function of (seed, step), so a killed run continues exactly.
+"""Training a world model: what one step does, as a function of (seed, step). The loop is in `lewm.training_loop`.
 
 `train` may be called again with the same arguments at any time: it continues from the last `trainer.pt`, and the final
 weights are bitwise those of an uninterrupted run on the same machine.
 """
 
 import math
-import signal
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 import numpy as np
@@ -29,17 +27,15 @@ from lewm.objectives import AddOnsConfig, Losses, Objective, RunObjective, build
 from lewm.objectives.variable import with_variable
 from lewm.pieces import follow_in_pieces, roll_in_pieces
 from lewm.probes import Health, probe_model
-from lewm.progress import Stage
-from lewm.train_log import StepRecord, TrainLog
+from lewm.train_log import TrainLog
 from lewm.trainer_state import flatten, refuse_other_settings, save_atomically
+from lewm.training_loop import run_steps, step_seed
 from lewm.world_model import ModelConfig, ModelFacts, WorldModel
 
 OnProbe = Callable[[int, Health], None]
 """Called with (step, health) after every probe."""
 STANDARDISED = 512
 """Training clips that the tokens of a frozen encoder are measured on (`encoder.standardise`)."""
-STOP_EVERY = 10
-"""Steps between two looks at the stop signals when there are several processes."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +105,6 @@ class TrainConfig:
             )
         if not 0 < self.held_out < 1:
             raise ValueError(f"train.held_out is {self.held_out}; it must lie between 0 and 1")
-
-
-class Interrupted(RuntimeError):
-    """SIGTERM or SIGINT arrived; a checkpoint was written before this was raised."""
 
 
 def model_facts(store: Store, config: ModelConfig) -> ModelFacts:
@@ -199,31 +191,6 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     vectors = [p for p in trained if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.learning_rate)
-
-
-def step_seed(seed: int, step: int, stream: int = 0) -> int:
-    """An independent 63-bit seed for every (seed, step, stream)."""
-    return int(np.random.SeedSequence((seed, step, stream)).generate_state(1, np.uint64)[0] >> 1)
-
-
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Collect SIGTERM and SIGINT instead of dying, so that the loop can write a checkpoint first."""
-    received: list[int] = []
-
-    def note(signum: int, frame: FrameType | None) -> None:
-        received.append(signum)
-
-    try:
-        previous = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:  # not the main thread: signals stay with whoever owns them
-        yield received
-        return
-    try:
-        yield received
-    finally:
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
 
 
 class Trainer:
@@ -367,27 +334,12 @@ def train(
     if trainer.step == config.steps:  # finished by an earlier call
         return trainer.model.eval()
     log = TrainLog(out / "tensorboard", trainer.step, trainer.state_path)
-    with stop_signals() as received, Stage("train", config.steps, "steps", quiet or distributed.rank() > 0) as stage:
-        stage.skip_to(trainer.step)
-        while trainer.step < config.steps:
-            start = time.perf_counter()
-            batch = trainer.read_batch()
-            read = time.perf_counter()
-            losses, norm = trainer.update(batch)
-            log.add(StepRecord(losses, norm, batch.index_B, read - start, time.perf_counter() - read))
-            due = trainer.step % config.checkpoint_every == 0 or trainer.step == config.steps
-            # Processes must agree on where they stop, and asking them costs a synchronisation.
-            ask = distributed.world_size() == 1 or trainer.step % STOP_EVERY == 0
-            stop = ask and distributed.any_rank(bool(received), device)
-            if stop or due or trainer.step % config.log_every == 0:
-                stage.update(0, **log.flush(trainer.step, learning_rate(config, trainer.step - 1)))
-            if stop or due:
-                trainer.save()
-            if stop:
-                raise Interrupted(f"stopped at step {trainer.step}; {trainer.state_path} is saved: run again to go on")
-            if config.probe_every and trainer.step % config.probe_every == 0 and trainer.step < config.steps:
-                trainer.probe(log, on_probe)
-            stage.update(1)
+
+    def probe() -> dict[str, float]:
+        trainer.probe(log, on_probe)
+        return {}
+
+    run_steps("train", trainer, config, log, partial(learning_rate, config), probe, quiet)
     trainer.probe(log, on_probe)
     log.close()
     return trainer.model.eval()

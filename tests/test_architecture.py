@@ -23,6 +23,7 @@ STAGES = (
     "probes",
     "train_log",
     "trainer_state",
+    "training_loop",
     "pieces",
     "train",
     "heads_training",

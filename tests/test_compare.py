@@ -24,7 +24,8 @@ from lewm.objectives import OBJECTIVES
 from lewm.planning.costs import CostConfig
 from lewm.probes import Health
 from lewm.schema import SchemaError
-from lewm.train import Interrupted, Trainer
+from lewm.train import Trainer
+from lewm.training_loop import Interrupted
 from planners import CEM
 
 CPU = torch.device("cpu")

@@ -14,8 +14,9 @@ from parallel import OnTwoRanks
 from lewm import distributed
 from lewm.config import RunConfig, dump
 from lewm.data.store import Store
-from lewm.train import Interrupted, TrainConfig, Trainer, learning_rate, predictions, train
+from lewm.train import TrainConfig, Trainer, learning_rate, predictions, train
 from lewm.train_log import TrainingDiverged
+from lewm.training_loop import Interrupted
 
 CPU = torch.device("cpu")
 

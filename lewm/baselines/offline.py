@@ -35,7 +35,7 @@ from lewm.planning.costs import CostConfig, Situation
 from lewm.planning.informed_start import Follow
 from lewm.proposal import fit_proposal
 from lewm.schema import SchemaError, build, read_json, write_json
-from lewm.train import step_seed
+from lewm.training_loop import step_seed
 from lewm.world_model import WorldModel
 from planners import Plan, WarmStart
 

@@ -19,7 +19,8 @@ from lewm.data.windows import Windows, batch_indices
 from lewm.objectives import AddOnsConfig, RunObjective, SigRegConfig
 from lewm.objectives.prediction import prediction_loss
 from lewm.objectives.sigreg import sigreg
-from lewm.train import TrainConfig, Trainer, learning_rate, make_optimizer, predictions, step_seed
+from lewm.train import TrainConfig, Trainer, learning_rate, make_optimizer, predictions
+from lewm.training_loop import step_seed
 from lewm.world_model import ModelFacts, WorldModel
 
 Clips = tuple[Tensor, Tensor]

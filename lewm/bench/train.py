@@ -23,7 +23,8 @@ from lewm.data.windows import Batch
 from lewm.evaluate.timing import hardware, load_average, torch_threads, where_measured
 from lewm.pipeline import record
 from lewm.progress import Stage
-from lewm.train import Trainer, step_losses, step_seed
+from lewm.train import Trainer, step_losses
+from lewm.training_loop import step_seed
 
 EPISODES = 12
 """Recorded for the benchmark where no store is given."""

@@ -1,14 +1,14 @@
-"""Pretraining: one visible loop. What a step does is a function of (seed, step), so a killed run continues exactly.
+"""Pretraining an encoder: what one step does, as a function of (seed, step). The loop is in `lewm.training_loop`.
 
 `pretrain` may be called again with the same arguments at any time: it continues from the last `trainer.pt`, and the
 final weights are bitwise those of an uninterrupted run on the same machine.
 """
 
 import math
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +26,10 @@ from lewm.pretrain import ClipShape, Setup, build_method
 from lewm.pretrain.config import PretrainConfig, PretrainRun
 from lewm.pretrain.folder import save_encoder
 from lewm.pretrain.probe import Frames, TokenHealth, encode, feature_picture, token_health, write_png
-from lewm.progress import Stage
-from lewm.train import STOP_EVERY, Interrupted, make_optimizer, step_seed, stop_signals
-from lewm.train_log import StepRecord, TrainLog
+from lewm.train import make_optimizer
+from lewm.train_log import TrainLog
 from lewm.trainer_state import flatten, refuse_other_settings, save_atomically
+from lewm.training_loop import run_steps, step_seed
 
 OnProbe = Callable[[int, TokenHealth], None]
 """Called with (step, health) after every probe."""
@@ -214,27 +214,12 @@ def pretrain(
     log = TrainLog(out / "tensorboard", trainer.step, trainer.state_path)
     if trainer.step == 0:  # what random weights give, to compare with
         trainer.probe(log, on_probe)
-    with stop_signals() as received, Stage("pretrain", config.steps, "steps", quiet or distributed.rank() > 0) as stage:
-        stage.skip_to(trainer.step)
-        while trainer.step < config.steps:
-            start = time.perf_counter()
-            batch = trainer.read_batch()
-            read = time.perf_counter()
-            losses, norm = trainer.update(batch)
-            log.add(StepRecord(losses, norm, batch.index_B, read - start, time.perf_counter() - read))
-            due = trainer.step % config.checkpoint_every == 0 or trainer.step == config.steps
-            ask = distributed.world_size() == 1 or trainer.step % STOP_EVERY == 0
-            stop = ask and distributed.any_rank(bool(received), device)
-            if stop or due or trainer.step % config.log_every == 0:
-                stage.update(0, **log.flush(trainer.step, learning_rate(config, trainer.step - 1)))
-            if stop or due:
-                trainer.save()
-            if stop:
-                raise Interrupted(f"stopped at step {trainer.step}; {trainer.state_path} is saved: run again to go on")
-            if config.probe_every and trainer.step % config.probe_every == 0 and trainer.step < config.steps:
-                health = trainer.probe(log, on_probe)
-                stage.update(0, probe_r2=health.mean_r2 if health else math.nan)
-            stage.update(1)
+
+    def probe() -> dict[str, float]:
+        health = trainer.probe(log, on_probe)
+        return {"probe_r2": health.mean_r2 if health else math.nan}
+
+    run_steps("pretrain", trainer, config, log, partial(learning_rate, config), probe, quiet)
     health = trainer.probe(log, on_probe)
     log.close()
     return trainer.finish(health)

@@ -33,8 +33,9 @@ from lewm.pretrain.base import ClipShape
 from lewm.pretrain.config import PretrainConfig, PretrainRun, shipped
 from lewm.pretrain.config import load as load_run
 from lewm.pretrain.loop import Pretrainer, learning_rate, prepare, pretrain, weight_decay
-from lewm.train import Interrupted, Trainer, train
+from lewm.train import Trainer, train
 from lewm.train_log import TrainingDiverged
+from lewm.training_loop import Interrupted
 from lewm.world_model import ModelConfig
 
 CPU = torch.device("cpu")
