@@ -20,13 +20,13 @@ from lewm.data.collect import collect, git_revision
 from lewm.data.store import Store
 from lewm.evaluate.evaluate import Evaluated, evaluate, held_out_manifests
 from lewm.evaluate.fingerprint import keep_manifest
+from lewm.evaluate.logged import Setup, save_setup
 from lewm.evaluate.manifest import Manifest
 from lewm.evaluate.results import save_results
 from lewm.evaluate.timing import keep_time
 from lewm.progress import Stage
 from lewm.proposal import ProposalConfig, train_proposal
 from lewm.readout import fit_readout
-from lewm.schema import write_json
 from lewm.train import train
 
 
@@ -157,8 +157,7 @@ def measure_manifests(
         keep_manifest(manifest, folder / f"manifest_{manifest.goals.name}.json")
     save_run(run, folder)
     evaluated = evaluate(run.evaluate, manifests, checkpoint, folder, quiet)
-    methods = {e.method.name: asdict(e.method) for e in evaluated}
-    setup = {"checkpoint": str(checkpoint.path.resolve()), "seed": run.evaluate.seed, "methods": [*methods.values()]}
-    write_json(setup, folder / "setup.json")
+    methods = {e.method.name: e.method for e in evaluated}
+    save_setup(Setup(str(checkpoint.path.resolve()), run.evaluate.seed, tuple(methods.values())), out)
     save_results([e.row for e in evaluated], out / "results.json")
     return evaluated

@@ -15,8 +15,10 @@ from lewm.compare import baselines as comparing
 from lewm.compare.baseline_rows import BaselineRow, BaselinesConfig, load_config, load_manifests
 from lewm.compare.baselines import compare_baselines, entries_of
 from lewm.compare.baselines_table import table
+from lewm.compare.runs_video import roll_out
 from lewm.config import RunConfig
 from lewm.evaluate.leaderboard import find_results, tables
+from lewm.evaluate.logged import load_logged, load_setup
 from lewm.evaluate.manifest import load_manifest, save_manifest
 from lewm.evaluate.results import ResultRow, load_results
 from lewm.evaluate.statistics import wilson
@@ -299,6 +301,18 @@ def test_what_seeds_say_together() -> None:
     assert lines[2] == "| oracle | 100.0 (100.0-100.0) | 0.25 (0.25-0.25) |"
     assert lines[3] == "| good | 75.0 (75.0-75.0) | - |"
     assert lines[4] == "| poor | 30.0 (20.0-40.0) | 1.00 (1.00-1.00) |"
+
+
+def test_a_seed_can_be_rolled_out_again(compared: tuple[list[ResultRow], Path]) -> None:
+    """As `lewm compare runs` does for its videos: each method with its own world model."""
+    seed = compared[1] / "seed_1"
+    setup = load_setup(seed)
+    assert setup.model_of("other") == str(seed / "two_room_pldm" / "checkpoint")
+    assert setup.model_of("planned") == setup.model_of("cloned") == str(seed / "checkpoint")
+    for logged in load_logged(seed):
+        outcomes, _ = roll_out(logged, seed, [0, 1], "cpu")
+        again = [(o.success, o.steps, pytest.approx(o.final, abs=1e-5)) for o in outcomes]
+        assert [(o.success, o.steps, o.final) for o in logged.outcomes[:2]] == again, logged.row.method
 
 
 def test_the_command_and_the_leaderboard(

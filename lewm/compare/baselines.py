@@ -26,6 +26,7 @@ from lewm.compare.shared import leaves, pick_rows, refuse_others, words
 from lewm.config import RunConfig, with_seed
 from lewm.evaluate.evaluate import EvaluateConfig, acts_on, applicable, outcome_key, run_method
 from lewm.evaluate.fingerprint import keep_manifest
+from lewm.evaluate.logged import Setup, load_setup, save_setup
 from lewm.evaluate.manifest import Manifest
 from lewm.evaluate.methods import LearnedConfig, MethodConfig, make_policy, within_budget
 from lewm.evaluate.results import ResultRow, save_results
@@ -254,6 +255,8 @@ def measure(
         checkpoint = load(entry.home / "checkpoint", str(device))
     method = within_budget(entry.method, checkpoint, how.threads, quiet=False)
     policy = None
+    if processes is not None:
+        _keep_setup(entry, method, out)
     for manifest in [goals[name] for name in entry.row.manifests or comparison.manifests]:
         if not applicable([method], manifest):
             continue
@@ -269,6 +272,18 @@ def measure(
             row = run_method(how, method, policy, manifest, checkpoint, folder, processes).row
             write_json({"of": of, "row": asdict(row)}, path)
             yield row
+
+
+def _keep_setup(entry: Entry, method: MethodConfig, out: Path) -> None:
+    """Add a method to what it takes to run this seed's again, of which `lewm compare runs` makes videos."""
+    run_dir = out / f"seed_{entry.seed}"
+    shared, own = (str((folder / "checkpoint").resolve()) for folder in (run_dir, entry.home))
+    known = Setup(shared, entry.seed, ())
+    if (run_dir / "evaluation" / "setup.json").exists():
+        known = load_setup(run_dir)
+    methods = tuple(other for other in known.methods if other.name != method.name)
+    others = known.others | ({method.name: own} if own != shared else {})
+    save_setup(Setup(shared, entry.seed, (*methods, method), others), run_dir)
 
 
 def _finished(

@@ -43,7 +43,7 @@ def roll_out(
         raise ValueError(f"{run}/evaluation/setup.json does not say how {logged.row.method} was run: evaluate again")
     method, model = methods[logged.row.method], None
     if isinstance(method, LearnedConfig):
-        model = _model(run, setup.checkpoint, checkpoint, device)
+        model = _model(run, setup.model_of(method.name), checkpoint, device)
     policy = make_policy(method, model, setup.seed)
     camera = _Camera(len(problems))
     outcomes = run_batch(policy, logged.manifest, problems, camera)

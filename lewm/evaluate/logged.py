@@ -1,7 +1,7 @@
 """A finished evaluation, read back from its folder."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -9,7 +9,7 @@ from lewm.evaluate.manifest import Manifest, load_manifest
 from lewm.evaluate.methods import MethodConfig
 from lewm.evaluate.results import ResultRow, load_results
 from lewm.evaluate.runner import Outcome
-from lewm.schema import SchemaError, build, read_json
+from lewm.schema import SchemaError, build, read_json, write_json
 
 
 class Measured(Protocol):
@@ -42,6 +42,12 @@ class Setup:
     """Of every method's noise."""
     methods: tuple[MethodConfig, ...]
     """As they were run: a time budget has become the search it allowed."""
+    others: dict[str, str] = field(default_factory=dict)
+    """Folder of the model by method, where it is not `checkpoint`."""
+
+    def model_of(self, method: str) -> str | None:
+        """Folder of the model that a method acts with."""
+        return self.others.get(method, self.checkpoint)
 
 
 def load_logged(run_dir: Path) -> list[Logged]:
@@ -64,6 +70,11 @@ def load_logged(run_dir: Path) -> list[Logged]:
                 )
         measured.append(Logged(row, load_manifest(manifest), read_outcomes(log)))
     return measured
+
+
+def save_setup(setup: Setup, run_dir: Path) -> None:
+    """Keep how a run's methods were set up."""
+    write_json(asdict(setup), run_dir / "evaluation" / "setup.json")
 
 
 def load_setup(run_dir: Path) -> Setup:
