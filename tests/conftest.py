@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import peer_stand_in
@@ -46,6 +47,13 @@ def tiny_run() -> RunConfig:
 @pytest.fixture(scope="session")
 def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return pipeline.record(TINY, tmp_path_factory.mktemp("store") / "data", processes=1, quiet=True)
+
+
+@pytest.fixture(scope="session")
+def varied_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Every episode in a world of its own."""
+    varied = replace(TINY, settings=TINY.settings | {"variation": "usual"})
+    return pipeline.record(varied, tmp_path_factory.mktemp("varied") / "data", processes=1, quiet=True)
 
 
 @pytest.fixture(scope="session")

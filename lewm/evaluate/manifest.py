@@ -15,7 +15,7 @@ import numpy as np
 import envs
 from envs.variation import Value
 from lewm.data.store import Store
-from lewm.evaluate.worlds import check_shift, draw_world
+from lewm.evaluate.worlds import check_shift, draw_world, recorded_world
 from lewm.schema import build, read_json, write_json
 
 PAST_FRAMES = 10
@@ -203,7 +203,8 @@ def make_manifest(goals: GoalSet, store: Store, held_out: np.ndarray, seed: int)
             solved += 1
             continue
         # A generator of its own for the world, so that goal sets with and without a shift have the same pairs.
-        variation = draw_world(env, shifted, np.random.default_rng((*key, len(seen))), start_state, goal_state)
+        world, rng_world = recorded_world(env, store, episode), np.random.default_rng((*key, len(seen)))
+        variation = draw_world(env, world, shifted, rng_world, start_state, goal_state)
         if variation is None:
             continue
         past = states[max(0, start - PAST_FRAMES) : start]

@@ -1,4 +1,4 @@
-"""Shifted worlds: which factors of variation a goal set shifts, and their values for one start and goal."""
+"""The world of a start and a goal: as recorded, with the factors of variation that the goal set shifts."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,6 +7,7 @@ import numpy as np
 import envs
 from envs.policies import closest
 from envs.variation import Factor, Value, choose
+from lewm.data.store import Store
 
 GROUPS = ("all", "picture", "physics")
 """Words that stand for several factors."""
@@ -29,14 +30,32 @@ def check_shift(who: str, shift: Sequence[str], factors: Mapping[str, Factor]) -
     return names
 
 
-def draw_world(
-    env: envs.GoalEnv, shifted: Sequence[str], rng: np.random.Generator, start: np.ndarray, goal: np.ndarray
-) -> dict[str, Value] | None:
-    """Shifted values of some factors in a world that has the start and the goal; None when no such world is found."""
-    if not shifted:
+def recorded_world(env: envs.GoalEnv, store: Store, episode: int) -> dict[str, Value]:
+    """The factors of the world that an episode was recorded in, as its seed drew them; {} where none vary.
+
+    `env`, a task of the store's settings, is left in its own world, at another state.
+    """
+    if "variation" not in store.meta.settings:
         return {}
+    env.reset(seed=int(store.episodes["seed"][episode]))
+    world = env.variation
+    env.vary({})
+    return world
+
+
+def draw_world(
+    env: envs.GoalEnv,
+    world: Mapping[str, Value],
+    shifted: Sequence[str],
+    rng: np.random.Generator,
+    start: np.ndarray,
+    goal: np.ndarray,
+) -> dict[str, Value] | None:
+    """A world with shifted values of some factors that has the start and the goal; None when no such one is found."""
+    if not shifted:
+        return dict(world)
     for _ in range(WORLDS):
-        values = choose(env.factors, dict.fromkeys(shifted, "shifted"), rng)
+        values = dict(world) | choose(env.factors, dict.fromkeys(shifted, "shifted"), rng)
         if _possible(env, values, start, goal):
             return values
     return None

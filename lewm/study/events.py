@@ -5,7 +5,8 @@ there is no task to draw with, the recorded pictures serve, and only what needs 
 Shapes: B clips, T frames a block apart, S state entries.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +16,10 @@ from torch import Tensor
 
 import envs
 from envs.picture_factors import PICTURE_FACTORS
-from envs.variation import Factor
+from envs.variation import Factor, Value
 from lewm.data.stacking import channels_first, history_index
 from lewm.data.store import Store
+from lewm.evaluate.worlds import recorded_world
 from lewm.world_model import ModelConfig
 
 TELEPORT, FROZEN, COLOUR, UNALTERED = "teleport", "frozen", "colour of", "unaltered"
@@ -25,6 +27,9 @@ LIGHT = "warmth"
 """The factor of a task that has no colours of its own: a light with more red and less blue."""
 TRIES = 20
 """Draws of a place to teleport to that is not where the recording is already."""
+
+NOTHING: Mapping[str, Value] = {}
+"""No factor changed."""
 
 Picture = NDArray[np.uint8]
 Draw = Callable[[int], Picture]
@@ -85,6 +90,7 @@ class Film:
         self.clips, self.length, self.event, self.seed = clips, length, event, seed
         self.skip = config.frame_skip
         self.states = {c.episode: store.states(c.episode).astype(np.float64) for c in clips}
+        self.worlds = {} if task is None else {number: recorded_world(task, store, number) for number in self.states}
         self.drawn: dict[tuple[int, int], Picture] = {}
 
     def unaltered(self) -> Filmed:
@@ -101,16 +107,16 @@ class Film:
 
     def teleported(self) -> Filmed:
         """At the event the state is that of another episode, and the recorded actions go on from there."""
-        draws, states, task = [], [], self._task
+        draws, states = [], []
         for number, clip in enumerate(self.clips):
             at = clip.start + self.event * self.skip
             after_TS = self._after_teleport(clip, at, np.random.default_rng((self.seed, number)))
             recorded = self._as_recorded(clip)
 
             def draw(
-                raw: int, at: int = at, after: NDArray[np.float64] = after_TS, recorded: Draw = recorded
+                raw: int, at: int = at, clip: Clip = clip, after: NDArray[np.float64] = after_TS, known: Draw = recorded
             ) -> Picture:
-                return recorded(raw) if raw < at else task.goal_image(after[raw - at])
+                return known(raw) if raw < at else self._picture(clip, after[raw - at])
 
             draws.append(draw)
             states.append(np.concatenate([self._true(clip)[: self.event], after_TS[:: self.skip]]))
@@ -124,9 +130,9 @@ class Film:
             at, recorded = clip.start + self.event * self.skip, self._as_recorded(clip)
 
             def draw(
-                raw: int, at: int = at, clip: Clip = clip, recorded: Draw = recorded, value: object = value
+                raw: int, at: int = at, clip: Clip = clip, recorded: Draw = recorded, value: Value = value
             ) -> Picture:
-                return recorded(raw) if raw < at else self._varied(clip, raw, name, value)
+                return recorded(raw) if raw < at else self._picture(clip, self._state(clip, raw), {name: value})
 
             draws.append(draw)
         return self._film(draws, [self._true(clip) for clip in self.clips])
@@ -151,21 +157,34 @@ class Film:
         def draw(raw: int) -> Picture:
             key = (clip.episode, raw)
             if key not in self.drawn:
-                state_FS = self.states[clip.episode]
                 recorded = self.task is None
                 self.drawn[key] = (
-                    self.store.pixels(clip.episode, [raw])[0] if recorded else self._task.goal_image(state_FS[raw])
+                    self.store.pixels(clip.episode, [raw])[0]
+                    if recorded
+                    else self._picture(clip, self._state(clip, raw))
                 )
             return self.drawn[key]
 
         return draw
 
-    def _varied(self, clip: Clip, raw: int, name: str, value: object) -> Picture:
-        self._task.vary({name: value})
+    @contextmanager
+    def _world(self, clip: Clip, changes: Mapping[str, Value]) -> Iterator[envs.GoalEnv]:
+        """The task in the world that the clip was recorded in, some of its factors changed."""
+        values = {**self.worlds[clip.episode], **changes}
+        if values:
+            self._task.vary(values)
         try:
-            return self._task.goal_image(self.states[clip.episode][raw])
+            yield self._task
         finally:
-            self._task.vary({})
+            if values:
+                self._task.vary({})
+
+    def _picture(self, clip: Clip, state_S: NDArray[np.float64], changes: Mapping[str, Value] = NOTHING) -> Picture:
+        with self._world(clip, changes) as task:
+            return task.goal_image(state_S)
+
+    def _state(self, clip: Clip, raw: int) -> NDArray[np.float64]:
+        return self.states[clip.episode][raw]
 
     def _true(self, clip: Clip) -> NDArray[np.float64]:
         """The recorded states at the T frames."""
@@ -176,16 +195,15 @@ class Film:
         """states (1 + steps, S) from the event on."""
         others = [episode for episode in self.states if episode != clip.episode] or [clip.episode]
         here = self.states[clip.episode][at]
-        for _ in range(TRIES):
-            states = self.states[others[int(rng.integers(len(others)))]]
-            there = states[int(rng.integers(len(states)))]
-            if not bool(self._task.is_success(here, there)):
-                break
         steps = (self.length - 1 - self.event) * self.skip
         action_TA = self.store.actions(clip.episode)[at : at + steps].astype(np.float64)
-        if not steps:
-            return there[None]
-        return np.concatenate([there[None], self._task.simulate(there, action_TA[None])[0]])
+        with self._world(clip, NOTHING) as task:
+            for _ in range(TRIES):
+                states = self.states[others[int(rng.integers(len(others)))]]
+                there = states[int(rng.integers(len(states)))]
+                if not bool(task.is_success(here, there)):
+                    break
+            return np.concatenate([there[None], task.simulate(there, action_TA[None])[0]]) if steps else there[None]
 
     def _film(self, draws: Sequence[Draw], states: Sequence[NDArray[np.float64]]) -> Filmed:
         """Stack every frame with its history, as training did."""

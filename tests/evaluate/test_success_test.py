@@ -146,6 +146,22 @@ def test_the_shifted_worlds_of_a_goal_set(tiny_store: Store, tmp_path: Path) -> 
     assert fingerprint(load_manifest(tmp_path / "m.json")) == fingerprint(shifted)
 
 
+def test_goals_of_varied_recordings_lie_in_the_recorded_worlds(varied_store: Store) -> None:
+    """The picture at a start is the recorded one, and repeating the recording reaches the goal, physics included."""
+    episodes = np.arange(varied_store.num_episodes)
+    manifest = make_manifest(GoalSet("ahead_8", offset=8, budget=8, count=20), varied_store, episodes, 0)
+    worlds = {problem.episode: problem.variation for problem in manifest.problems}
+    assert len(worlds) > 3 and len({json.dumps(world) for world in worlds.values()}) == len(worlds)
+    for problem in manifest.problems:
+        task = stand(manifest, problem)
+        np.testing.assert_array_equal(task.render(), varied_store.pixels(problem.episode, [problem.start])[0])
+    assert all(outcome.success for outcome in run_batch(BASELINES["replay"](ReplayConfig(), 0), manifest, range(20)))
+    shifted = GoalSet("s", offset=8, budget=8, count=20, pairs="ahead_8", shift=("floor",))
+    for problem in make_manifest(shifted, varied_store, episodes, 0).problems:
+        same, changed = worlds[problem.episode], problem.variation
+        assert {name for name in same if same[name] != changed[name]} == {"floor"}
+
+
 def test_factors_that_are_none_are_named(tiny_store: Store) -> None:
     goals = GoalSet("g", offset=8, count=2, shift=("flor",))
     with pytest.raises(ValueError, match=r"goals g: shift names 'flor', did you mean 'floor'\?; it takes all, picture"):

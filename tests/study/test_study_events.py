@@ -11,6 +11,7 @@ import envs
 from lewm.checkpoint import Checkpoint
 from lewm.data.store import Store
 from lewm.data.windows import Windows, WindowSpec
+from lewm.evaluate.worlds import recorded_world
 from lewm.nets.predictors import AdaLNConfig
 from lewm.study.events import Clip, Film, Filmed, colour_factors, open_task
 from lewm.study.subject import make_subject
@@ -40,6 +41,19 @@ def test_unaltered_clips_are_what_training_saw(tiny_store: Store, stack: int) ->
     assert torch.equal(drawn.pixels_BTCYX, windows.batch(index).pixels_BTCYX)
     np.testing.assert_allclose(drawn.state_BTS, windows.batch(index).state_BTS.numpy())
     assert film(tiny_store).difference_from_recorded() == 0
+
+
+def test_clips_of_varied_recordings_are_filmed_in_the_recorded_worlds(varied_store: Store) -> None:
+    taken = film(varied_store)
+    assert taken.difference_from_recorded() == 0
+    plain, jumped, painted = taken.unaltered(), taken.teleported(), taken.recoloured("floor")
+    assert same_before(jumped, plain) and differs(plain, jumped, EVENT).all() and differs(plain, painted, EVENT).all()
+    task, _ = open_task(varied_store)
+    assert task is not None
+    for b, clip in enumerate(CLIPS):
+        task.vary(recorded_world(task, varied_store, clip.episode))
+        shown = jumped.pixels_BTCYX[b, -1].movedim(0, -1).numpy()
+        np.testing.assert_array_equal(shown, task.goal_image(jumped.state_BTS[b, -1]))
 
 
 def test_a_frozen_picture_stays_while_the_state_goes_on(tiny_store: Store) -> None:
