@@ -31,6 +31,7 @@ TABLES: dict[str, tuple[str, Callable[[Path], str]]] = {
     "objectives_two_room": ("objectives.md", objectives),
     "objectives_push_t": ("objectives.md", objectives),
     "baselines_two_room": ("baselines.md", baselines),
+    "baselines_reacher": ("baselines.md", baselines),
     "encoders_two_room": ("frozen_encoders.md", frozen_encoders),
     "encoders_reacher": ("frozen_encoders.md", frozen_encoders),
 }

@@ -117,9 +117,8 @@ def compare_baselines(
     for entry in mine:
         claim(entry)
     results: dict[tuple[str, int], list[ResultRow]] = {}
-    if "evaluate" in stages:
-        for entry in [entry for entry in entries if entry not in mine]:
-            results[entry.key] = _finished(entry, comparison, goals, out, device)
+    if "evaluate" in stages:  # so that a call that is killed, or is for some rows, keeps the others in the table
+        results = {entry.key: _finished(entry, comparison, goals, out, device) for entry in entries}
     with Processes(run.evaluate.processes) as processes:
         for entry in sorted(mine, key=lambda entry: entry.seed):  # a whole table early, then the next seed's
             print(f"== {run.task}, seed {entry.seed}, {entry.row.name}", flush=True)
@@ -289,7 +288,7 @@ def _keep_setup(entry: Entry, method: MethodConfig, out: Path) -> None:
 def _finished(
     entry: Entry, comparison: BaselinesConfig, goals: Mapping[str, Manifest], out: Path, device: torch.device
 ) -> list[ResultRow]:
-    """What earlier calls measured of a row that was not asked for; nothing where it was made with other settings."""
+    """What earlier calls measured of a row; nothing where it was made with other settings."""
     try:
         claim(entry)
     except RuntimeError as error:
