@@ -303,6 +303,15 @@ def test_what_seeds_say_together() -> None:
     assert lines[4] == "| poor | 30.0 (20.0-40.0) | 1.00 (1.00-1.00) |"
 
 
+def test_methods_are_compared_on_the_goals_that_both_were_measured_on(
+    compared: tuple[list[ResultRow], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    seed = str(compared[1] / "seed_1")
+    main(["compare", "runs", seed, seed, "--methods", "planned", "other", "--videos", "0"])
+    text = capsys.readouterr().out
+    assert "strict_25: 3 goals" in text and "ahead_25" not in text  # `other` has the strict ones alone
+
+
 def test_a_seed_can_be_rolled_out_again(compared: tuple[list[ResultRow], Path]) -> None:
     """As `lewm compare runs` does for its videos: each method with its own world model."""
     seed = compared[1] / "seed_1"

@@ -54,7 +54,7 @@ class Pair:
 def pair_up(
     run_a: Path, run_b: Path, method_a: str | None = None, method_b: str | None = None, goals: str | None = None
 ) -> list[Pair]:
-    """One pair per goal set that both runs have, or for `goals` alone; the method of a run is its first one by default.
+    """One pair per goal set on which both were measured, or for `goals` alone; a run's first method by default.
 
     Raises ValueError for goal sets or methods that are not there, for a run that was cut off, for different manifests
     under one name, and where both sides would be the same row.
@@ -67,8 +67,9 @@ def pair_up(
             + (f", so {goals} cannot be compared" if goals else "")
             + ": evaluate both on the same manifest"
         )
+    both = [name for name in shared if _has(rows_a[name], method_a) and _has(rows_b[name], method_b)]
     pairs = []
-    for name in shared:
+    for name in both or shared[:1]:  # where no goal set has both methods, say what the first one has
         a, b = _pick(rows_a[name], method_a, run_a), _pick(rows_b[name], method_b, run_b)
         if run_a.resolve() == run_b.resolve() and a.row.method == b.row.method:
             raise ValueError(f"both sides are {a.row.method} of {run_a}: name two methods with --methods A B")
@@ -156,6 +157,10 @@ def _by_goals(run: Path) -> dict[str, list[Logged]]:
     for logged in load_logged(run):
         found.setdefault(logged.row.goals, []).append(logged)
     return found
+
+
+def _has(rows: Sequence[Logged], method: str | None) -> bool:
+    return method is None or any(logged.row.method == method for logged in rows)
 
 
 def _pick(rows: Sequence[Logged], method: str | None, run: Path) -> Logged:
