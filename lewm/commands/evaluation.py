@@ -38,6 +38,11 @@ def add_manifest(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--tolerance", type=float, metavar="X", help="share of the task's success distance (the rule's)")
     sub.add_argument("--hold", type=int, metavar="K", help="steps in a row the goal must be met (the rule's)")
     sub.add_argument("--factors", nargs="+", default=[], metavar="F", help="factors shifted: names, picture, physics")
+    sub.add_argument(
+        "--each-factor",
+        action="store_true",
+        help="with --rule shift: a manifest for each of these factors alone, or of all",
+    )
 
 
 def manifest(args: argparse.Namespace) -> None:
@@ -49,7 +54,11 @@ def manifest(args: argparse.Namespace) -> None:
         raise ValueError("--checkpoint says which episodes are held out; leave out --held-out and --split-seed")
     store = Store.open(args.data)
     rules.check_task(args.task, store)
-    wanted = rules.goal_sets(args.rule, args.n, args.distances, args.budget, args.tolerance, args.hold, args.factors)
+    if args.each_factor and args.rule != "shift":
+        raise ValueError(f"--each-factor shifts worlds, but the rule is {args.rule}: add --rule shift")
+    shifts = [[name] for name in args.factors or rules.factors_of(store)] if args.each_factor else [args.factors]
+    how = (args.rule, args.n, args.distances, args.budget, args.tolerance, args.hold)
+    wanted = [goals for shift in shifts for goals in rules.goal_sets(*how, shift)]
     goals = rules.within_reach(wanted, store)
     if len(goals) < len(wanted):
         if args.distances:

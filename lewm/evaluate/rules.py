@@ -61,13 +61,15 @@ def goal_sets(
 ) -> list[GoalSet]:
     """The goal sets of a rule, one per distance; what is given replaces what the rule says.
 
+    Worlds in which given factors are shifted have these in their name, as in shift_speed_25.
     Goal sets of different rules with the same distance and seed have the same pairs. Raises ValueError for a distance
     that is none.
     """
     row = RULES[rule]
+    prefix = "_".join((row.prefix, *shift)) if row.shift else row.prefix
     return [
         replace(
-            _at(row.prefix, distance, count, budget),
+            _at(prefix, distance, count, budget),
             tolerance=row.tolerance if tolerance is None else tolerance,
             hold=row.hold if hold is None else hold,
             orientation=row.orientation,
@@ -118,13 +120,28 @@ def within_reach(goals: Sequence[GoalSet], store: Store) -> list[GoalSet]:
     return [goal_set for goal_set in goals if goal_set.goal != "across" or len(visited) > 1]
 
 
+def factors_of(store: Store) -> list[str]:
+    """The factors of variation of a store's task."""
+    env = envs.make(store.meta.task, **store.meta.settings)
+    env.close()
+    return list(env.factors)
+
+
 def files(goals: Sequence[GoalSet], out: Path) -> list[Path]:
-    """Where each manifest goes: `out` itself, or for several `out` with the goal set's name in it."""
+    """Where each manifest goes: `out` itself, or for several `out` with what tells them apart in its name."""
     if len(goals) == 1:
         return [out]
-    ends = [goal_set.name.rsplit("_", 1)[-1] for goal_set in goals]
+    shifts, distances = {goal_set.shift for goal_set in goals}, {_distance(goal_set) for goal_set in goals}
+    ends = []
+    for goal_set in goals:
+        parts = [*(goal_set.shift if len(shifts) > 1 else ()), *([_distance(goal_set)] if len(distances) > 1 else [])]
+        ends.append("_".join(parts))
     stem, dot, suffix = out.name.partition(".")
     return [out.with_name(f"{stem}_{end}.{suffix if dot else 'json'}") for end in ends]
+
+
+def _distance(goal_set: GoalSet) -> str:
+    return goal_set.name.rsplit("_", 1)[-1]
 
 
 def write(manifests: Sequence[Manifest], paths: Sequence[Path]) -> str:

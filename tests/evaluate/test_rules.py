@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import envs
 from lewm import cli
 from lewm.commands import evaluation
 from lewm.data.store import Store, split_episodes
@@ -48,6 +49,26 @@ def test_what_is_given_replaces_what_the_rule_says() -> None:
     for wrong in ("-5", "0", "near", "2.5"):
         with pytest.raises(ValueError, match=f"--distances has '{wrong}'; it takes steps such as 25, across and else"):
             goal_sets("standard", 5, [wrong])
+
+
+def test_a_manifest_for_each_factor(tiny_store: Store, tmp_path: Path, capsys: Capture) -> None:
+    assert (
+        draw(capsys, tiny_store, tmp_path / "s.json", "--rule", "shift", "--each-factor", "--distances", "10")[0] == 0
+    )
+    names = envs.make("two_room").factors
+    assert {path.name for path in tmp_path.iterdir()} == {f"s_{name}.json" for name in names}
+    pairs = []
+    for name in names:
+        manifest = load_manifest(tmp_path / f"s_{name}.json")
+        assert manifest.goals.name == f"shift_{name}_10" and manifest.goals.shift == (name,)
+        assert all(set(problem.variation) == {name} for problem in manifest.problems)
+        pairs.append([(problem.episode, problem.start) for problem in manifest.problems])
+    assert pairs == [pairs[0]] * len(names)  # the same pairs, so that what a factor costs can be read goal by goal
+    words = ["--rule", "shift", "--each-factor", "--factors", "speed", "floor", "--distances", "8", "10"]
+    assert draw(capsys, tiny_store, tmp_path / "two.json", *words)[0] == 0
+    assert {path.name for path in tmp_path.glob("two*")} == {
+        f"two_{name}_{distance}.json" for name in ("speed", "floor") for distance in (8, 10)
+    }
 
 
 def test_recordings_that_nothing_is_trained_on_are_held_out_whole(
@@ -133,7 +154,8 @@ def test_mistakes_are_one_sentence(tiny_store: Store, tmp_path: Path, capsys: Ca
     for words, expected in (
         (["--distances", "far"], "--distances has 'far'; it takes steps"),
         (["--distances", "39", "--n", "20"], "only 8 of 20 pairs found in 4 held-out episodes; record more"),
-        (["--rule", "shift", "--factors", "colour", "--distances", "9"], "goals shift_9: shift names 'colour'"),
+        (["--rule", "shift", "--factors", "colour", "--distances", "9"], "goals shift_colour_9: shift names 'colour'"),
+        (["--each-factor"], "--each-factor shifts worlds, but the rule is standard: add --rule shift"),
         (["--hold", "40", "--distances", "25"], "offset is 25, held for 40 steps; it must not exceed the budget, 50"),
     ):
         code, _, err = draw(capsys, tiny_store, path, *words)
