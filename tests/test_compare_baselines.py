@@ -287,6 +287,12 @@ def test_the_table() -> None:
         table([*rows, row_of("d", "1" * 40, manifest="b")])
 
 
+def test_more_manifests_than_methods_go_down_the_page() -> None:
+    lines = table([row_of("a", "1100", name) for name in ("one", "two", "three")]).splitlines()
+    assert lines[0] == "| method | a |" and lines[2:4] == ["| search | cem 8 x 1 x 2 |", "| seeds | 1 |"]
+    assert lines[4].startswith("| one, n = 4, 50 steps | **50.0 (") and lines[7] == "| ms per plan | 2.0 |"
+
+
 def test_what_seeds_say_together() -> None:
     """Methods with every seed on all manifests, against the best of them that is told nothing."""
     goals = {"standard": "1" * 20, "far": "1" * 10 + "0" * 10}

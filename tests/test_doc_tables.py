@@ -40,6 +40,7 @@ TABLES: dict[str, tuple[str, Callable[[Path], str]]] = {
     "objectives_push_t": ("objectives.md", objectives),
     "baselines_two_room": ("baselines.md", baselines),
     "baselines_reacher": ("baselines.md", baselines),
+    "baselines_two_room_shift": ("baselines.md", baselines),
     "encoders_two_room": ("frozen_encoders.md", frozen_encoders),
     "encoders_reacher": ("frozen_encoders.md", frozen_encoders),
     "budget_two_room": ("evaluation.md", budget),

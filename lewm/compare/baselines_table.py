@@ -1,4 +1,4 @@
-"""The comparison of baselines as Markdown: a row per method, a column per manifest, training seeds pooled."""
+"""The comparison of baselines as Markdown: methods by manifests, training seeds pooled."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,8 +73,11 @@ def table(rows: Sequence[ResultRow]) -> str:
         lines.append([method, search(mine[0]), seeds, *found, times, learned])
     threads = ", ".join(sorted({str(row.threads) for row in rows}))
     machines = ", ".join(sorted({row.hardware for row in rows}))
+    cells_by_row = [[*head, "ms per plan", "learned from"], *lines]
+    if len(goals) > len(lines):  # the longer side goes down the page
+        cells_by_row = [list(column) for column in zip(*cells_by_row)]
     parts = [
-        markdown([*head, "ms per plan", "learned from"], lines),
+        markdown(cells_by_row[0], cells_by_row[1:]),
         f"{LEGEND} Torch threads: {threads}; {machines}.",
     ]
     return "\n\n".join(parts + _over_seeds(cells, goals))
