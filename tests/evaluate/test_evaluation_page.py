@@ -1,6 +1,7 @@
 """docs/evaluation.md: its commands are understood, its power table is the one the command prints, its rules exist."""
 
 import re
+import shlex
 from pathlib import Path
 
 from lewm.cli import build_parser, split_overrides
@@ -14,7 +15,7 @@ def test_every_command_it_shows_is_understood() -> None:
     shown = re.findall(r"^    lewm (.*)", PAGE, re.MULTILINE)
     assert {line.split()[0] for line in shown} >= {"manifest", "evaluate", "report", "compare", "power", "leaderboard"}
     for line in shown:
-        _, unknown = build_parser().parse_known_args(split_overrides(line.split())[1])
+        _, unknown = build_parser().parse_known_args(split_overrides(shlex.split(line))[1])
         assert not unknown, line
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import envs
 from lewm.evaluate.fingerprint import fingerprint
 from lewm.evaluate.manifest import load_manifest, stand
 from lewm.evaluate.rules import RULES, files, goal_sets
@@ -20,6 +21,20 @@ FROZEN = {
     "two_room/far_75": "7de8df361ca9",
     "two_room/far_across": "3669814a2a52",
     "two_room/shift": "c4554f9e803f",
+    "two_room/shift_agent": "9d79587331e4",
+    "two_room/shift_agent_size": "64b3c9168862",
+    "two_room/shift_blur": "1f823c9858b1",
+    "two_room/shift_brightness": "d5ef75e600fd",
+    "two_room/shift_distractors": "e7f7d02c05ef",
+    "two_room/shift_floor": "75e7c19c41a9",
+    "two_room/shift_noise": "a2af505af252",
+    "two_room/shift_shift": "1dac39dea914",
+    "two_room/shift_speed": "702c238ab51a",
+    "two_room/shift_texture": "f858601af099",
+    "two_room/shift_turn": "a8e1d898d809",
+    "two_room/shift_wall": "1c5af516490a",
+    "two_room/shift_warmth": "7546cc1b6694",
+    "two_room/shift_zoom": "2909cf0ae18a",
     "two_room/standard": "49a9cb36dd0a",
     "two_room/strict": "cc985e206f93",
 }
@@ -41,6 +56,9 @@ def test_a_frozen_manifest_is_what_it_was(name: str) -> None:
 
 def named(rule: str) -> list:
     goals = goal_sets(rule, 200)
+    if rule == "shift":
+        each = [g for factor in envs.make("two_room").factors for g in goal_sets(rule, 200, shift=[factor])]
+        return [(goals[0], Path("shift.json.gz")), *zip(each, files(each, Path("shift.json.gz")), strict=True)]
     return list(zip(goals, files(goals, Path(f"{rule}.json.gz")), strict=True))
 
 
