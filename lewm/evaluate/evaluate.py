@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -116,11 +117,21 @@ def outcome_key(method: MethodConfig, manifest: Manifest, checkpoint: Checkpoint
     The weights themselves count, not where they lie, nor where the interpreter of a peer does.
     """
     weights = "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in weight_files(method, checkpoint))
-    world = envs.make(manifest.task, **manifest.settings).renderer_fingerprint()
+    world = _renderer(manifest.task, json.dumps(manifest.settings))
     said = {name: value for name, value in asdict(method).items() if name not in ("path", "python")}
     parts = [__version__, world, said, fingerprint(manifest), weights, seed]
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+@cache
+def _renderer(task: str, settings: str) -> str:
+    """What a task's pictures depend on beside its settings (JSON); takes a while, and is asked for every row."""
+    env = envs.make(task, **json.loads(settings))
+    try:
+        return env.renderer_fingerprint()
+    finally:
+        env.close()
 
 
 def evaluate(
