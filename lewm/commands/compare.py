@@ -45,7 +45,7 @@ def objectives(args: argparse.Namespace) -> None:
 
 def add_comparison(sub: argparse.ArgumentParser, kind: str) -> None:
     """Options of a comparison that is a file in configs/`kind`/."""
-    sub.add_argument("comparison", help=f"two_room, reacher (configs/{kind}/), or a YAML file")
+    sub.add_argument("comparison", help=f"one of configs/{kind}/ by name, such as two_room or reacher, or a YAML file")
     sub.add_argument("--rows", nargs="+", default=[], metavar="NAME", help="rows of the comparison (default: all)")
     sub.add_argument("--time-again", action="store_true", help="take the milliseconds per plan of finished rows again")
     sub.add_argument("--out", type=Path, required=True, help="folder of all rows")

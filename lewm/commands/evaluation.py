@@ -56,7 +56,9 @@ def manifest(args: argparse.Namespace) -> None:
     rules.check_task(args.task, store)
     if args.each_factor and args.rule != "shift":
         raise ValueError(f"--each-factor shifts worlds, but the rule is {args.rule}: add --rule shift")
-    shifts = [[name] for name in args.factors or rules.factors_of(store)] if args.each_factor else [args.factors]
+    shifts = [args.factors]
+    if args.each_factor:
+        shifts = [[name] for name in args.factors or rules.factors_of(store)]
     how = (args.rule, args.n, args.distances, args.budget, args.tolerance, args.hold)
     wanted = [goals for shift in shifts for goals in rules.goal_sets(*how, shift)]
     goals = rules.within_reach(wanted, store)

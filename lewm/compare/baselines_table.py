@@ -13,9 +13,9 @@ from lewm.evaluate.statistics import SIGNIFICANT, holm, mcnemar, wilson
 
 LEGEND = (
     "Success in %, with Wilson's 95 % interval for as many goals as the manifest has: seeds share them, so that "
-    "several are averaged and count once; ± is their standard deviation. **Bold**: the best row of a column, "
+    "several are averaged and count once; ± is their standard deviation. **Bold**: the best on a manifest, "
     "those told the true state or the recorded way aside. ≈: the difference to it may be chance (exact paired "
-    f"McNemar on the goals of the first seed, Holm over the column, {100 * SIGNIFICANT:g} %). Milliseconds per "
+    f"McNemar on the goals of the first seed, Holm over the methods, {100 * SIGNIFICANT:g} %). Milliseconds per "
     "plan are medians, one problem at a time."
 )
 """What stands under the table."""

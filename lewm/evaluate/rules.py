@@ -121,9 +121,11 @@ def within_reach(goals: Sequence[GoalSet], store: Store) -> list[GoalSet]:
 
 
 def factors_of(store: Store) -> list[str]:
-    """The factors of variation of a store's task."""
+    """The factors of variation of a store's task. Raises ValueError where it has none."""
     env = envs.make(store.meta.task, **store.meta.settings)
     env.close()
+    if not env.factors:
+        raise ValueError(f"{store.meta.task} has no factors of variation to shift: choose another rule")
     return list(env.factors)
 
 

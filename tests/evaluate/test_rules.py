@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from lewm import cli
 from lewm.commands import evaluation
 from lewm.data.store import Store, split_episodes
 from lewm.evaluate.manifest import GoalSet, load_manifest
-from lewm.evaluate.rules import RULES, files, goal_sets
+from lewm.evaluate.rules import RULES, factors_of, files, goal_sets
 from lewm.schema import SchemaError
 
 Capture = pytest.CaptureFixture[str]
@@ -69,6 +70,12 @@ def test_a_manifest_for_each_factor(tiny_store: Store, tmp_path: Path, capsys: C
     assert {path.name for path in tmp_path.glob("two*")} == {
         f"two_{name}_{distance}.json" for name in ("speed", "floor") for distance in (8, 10)
     }
+
+
+def test_a_task_without_factors_is_said(tiny_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(envs, "make", lambda *_, **__: SimpleNamespace(factors={}, close=lambda: None))
+    with pytest.raises(ValueError, match="two_room has no factors of variation to shift: choose another rule"):
+        factors_of(tiny_store)
 
 
 def test_recordings_that_nothing_is_trained_on_are_held_out_whole(
