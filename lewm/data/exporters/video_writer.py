@@ -1,7 +1,10 @@
 """Video files that grow episode by episode, in the codecs that exporters offer."""
 
 import os
-from collections.abc import Iterable
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -83,7 +86,12 @@ class VideoWriter:
         import av
 
         for picture in pictures:
-            self._mux(self._stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            if self._stream.codec_context.is_open:
+                self._mux(self._stream.encode(frame))
+            else:
+                with same_scheduling():
+                    self._mux(self._stream.encode(frame))
             self.frames += 1
 
     def size_with(self, frames: int) -> float:
@@ -102,6 +110,31 @@ class VideoWriter:
             self._coded += 1
             self._bytes += packet.size
             self._container.mux(packet)
+
+
+@contextmanager
+def same_scheduling() -> Iterator[None]:
+    """Give this thread, and those that start meanwhile, the scheduling that this one has now.
+
+    SVT-AV1 opened by root makes itself and its caller real-time (SCHED_FIFO, 99), and every later thread inherits that:
+    one that waits by spinning then keeps a core from all other programs, and from those it waits for.
+    """
+    if sys.platform != "linux":  # nowhere else does it ask for that
+        yield
+        return
+    policy, parameter, others = os.sched_getscheduler(0), os.sched_getparam(0), _threads()
+    try:
+        yield
+    finally:
+        for thread in (threading.get_native_id(), *(_threads() - others)):
+            with suppress(ProcessLookupError):  # it has ended
+                if os.sched_getscheduler(thread) != policy:
+                    os.sched_setscheduler(thread, policy, parameter)
+
+
+def _threads() -> set[int]:
+    """Numbers of this process's threads, those of libraries included."""
+    return {int(thread.name) for thread in Path("/proc/self/task").iterdir()}
 
 
 def check_video(codec: str, size: tuple[int, int], crf: int | None = None) -> None:

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -17,7 +19,7 @@ from lewm.data.exporters import lerobot_files
 from lewm.data.exporters.exporter import ExportConfig
 from lewm.data.exporters.lerobot_stats import QUANTILES, merge_stats, number_stats, picture_stats
 from lewm.data.exporters.run import export_store
-from lewm.data.exporters.video_writer import frame_rate
+from lewm.data.exporters.video_writer import VIDEO_CODECS, VideoWriter, frame_rate
 from lewm.data.importers.run import ImportConfig, import_recording
 from lewm.data.meta import Column
 from lewm.data.store import Store
@@ -217,3 +219,18 @@ RATES = {0.1: Fraction(10), 1 / 30: Fraction(30), 1001 / 30000: Fraction(30000, 
 @pytest.mark.parametrize("seconds", RATES)
 def test_frame_rates(seconds: float) -> None:
     assert frame_rate(seconds) == RATES[seconds]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there does an encoder make threads real-time")
+@pytest.mark.parametrize("codec", VIDEO_CODECS)
+def test_encoding_makes_no_thread_real_time(codec: str, tmp_path: Path) -> None:
+    """SVT-AV1 does when root runs it, and two spinning threads of its caller then stop a machine of two cores."""
+
+    def policies() -> set[int]:
+        return {os.sched_getscheduler(int(thread.name)) for thread in Path("/proc/self/task").iterdir()}
+
+    before = policies()
+    with VideoWriter(tmp_path / "video.mp4", codec, Fraction(10), (64, 64)) as video:
+        video.add(np.zeros((3, 64, 64, 3), np.uint8))
+        assert policies() == before
+    assert policies() == before
