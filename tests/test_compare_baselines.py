@@ -287,6 +287,15 @@ def test_the_table() -> None:
         table([*rows, row_of("d", "1" * 40, manifest="b")])
 
 
+def test_what_may_be_chance_is_asked_of_all_seeds() -> None:
+    """By its first seed alone `lucky` would differ from `steady`, and be ahead of it."""
+    rows = [row_of("lucky", "1" * reached + "0" * (40 - reached), seed=s) for s, reached in enumerate((40, 8, 8))]
+    rows += [row_of("steady", "1" * 22 + "0" * 18, seed=s) for s in range(3)]
+    rows += [row_of("poor", "1" * reached + "0" * (40 - reached), seed=s) for s, reached in enumerate((12, 8, 8))]
+    lucky, steady, poor = table(rows).splitlines()[2:5]
+    assert "| **55.0 (" in steady and "| ≈ 46.7 (" in lucky and "| 23.3 (" in poor
+
+
 def test_more_manifests_than_methods_go_down_the_page() -> None:
     lines = table([row_of("a", "1100", name) for name in ("one", "two", "three")]).splitlines()
     assert lines[0] == "| method | a |" and lines[2:4] == ["| search | cem 8 x 1 x 2 |", "| seeds | 1 |"]

@@ -4,19 +4,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
 
+import numpy as np
+
 from lewm.compare.over_seeds import over_seeds
 from lewm.compare.shared import markdown
 from lewm.evaluate.results import ResultRow, search
-from lewm.evaluate.seeds import interquartile_mean
+from lewm.evaluate.seeds import difference_p, interquartile_mean, resampled_goals, resampled_success
 from lewm.evaluate.significance import privileged
-from lewm.evaluate.statistics import SIGNIFICANT, holm, mcnemar, wilson
+from lewm.evaluate.statistics import SIGNIFICANT, holm, wilson
 
 LEGEND = (
     "Success in %, with Wilson's 95 % interval for as many goals as the manifest has: seeds share them, so that "
     "several are averaged and count once; ± is their standard deviation. **Bold**: the best on a manifest, "
-    "those told the true state or the recorded way aside. ≈: the difference to it may be chance (exact paired "
-    f"McNemar on the goals of the first seed, Holm over the methods, {100 * SIGNIFICANT:g} %). Milliseconds per "
-    "plan are medians, one problem at a time."
+    "those told the true state or the recorded way aside. ≈: the difference to it may be chance (paired bootstrap over "
+    f"goals and over the training seeds of either, Holm over the methods, {100 * SIGNIFICANT:g} %; of a row with one "
+    "seed it says nothing about other trainings). Milliseconds per plan are medians, one problem at a time."
 )
 """What stands under the table."""
 SEEDS = (
@@ -39,6 +41,11 @@ class Cell:
         return fmean(row.success for row in self.rows)
 
     @property
+    def reached_MN(self) -> np.ndarray:
+        """Which goals were reached, by seed and goal; rows of an older lewm do not say it."""
+        return np.array([[digit == "1" for digit in row.reached] for row in self.rows])
+
+    @property
     def text(self) -> str:
         """`97.3 (94.0 - 98.9) ± 0.6`."""
         n = self.rows[0].n
@@ -56,11 +63,15 @@ def table(rows: Sequence[ResultRow]) -> str:
     for key in dict.fromkeys((row.method, row.goals) for row in rows):
         mine = sorted((row for row in rows if (row.method, row.goals) == key), key=lambda row: row.seed)
         cells[key] = Cell(tuple(mine))
+    rng = np.random.default_rng(0)
+    resamples = {n: resampled_goals(n, rng) for n in {row.n for row in rows}}
     marks: dict[tuple[str, str], str] = {}
     for name in goals:
         if len({row.manifest for row in rows if row.goals == name}) > 1:
             raise ValueError(f"goals {name}: the rows were measured on different manifests; evaluate them on one")
-        marks |= _marks({method: cell for (method, of), cell in cells.items() if of == name}, name)
+        column = {method: cell for (method, of), cell in cells.items() if of == name}
+        counts_RN = resamples[next(iter(column.values())).rows[0].n]
+        marks |= {(method, name): mark for method, mark in _marks(column, counts_RN, rng).items()}
     first = {row.goals: row for row in reversed(rows)}
     head = ["method", "search", "seeds", *(f"{g}, n = {first[g].n}, {first[g].budget} steps" for g in goals)]
     lines = []
@@ -98,17 +109,13 @@ def _over_seeds(cells: dict[tuple[str, str], Cell], goals: Sequence[str]) -> lis
     return [SEEDS, over_seeds(scores, best, "method")]
 
 
-def _marks(column: dict[str, Cell], goals: str) -> dict[tuple[str, str], str]:
-    """How the text of every cell of a manifest is shown, as a format string."""
+def _marks(column: dict[str, Cell], counts_RN: np.ndarray, rng: np.random.Generator) -> dict[str, str]:
+    """How the text of every cell of a manifest is shown, as a format string. counts_RN: resamples of its goals."""
     fair = {method: cell for method, cell in column.items() if not privileged(cell.rows[0])}
     best = max(fair or column, key=lambda method: column[method].success)
-    others = [method for method in column if method != best]
-    paired = [method for method in others if _first(column, method) and _first(column, best)]
-    p_values = holm([mcnemar(_first(column, method), _first(column, best)) for method in paired])
-    equal = {method for method, p in zip(paired, p_values) if p >= SIGNIFICANT}
-    return {(m, goals): "**{}**" if m == best else "≈ {}" if m in equal else "{}" for m in column}
-
-
-def _first(column: dict[str, Cell], method: str) -> list[bool]:
-    """Which goals were reached with the first seed; empty in rows of an older lewm."""
-    return [digit == "1" for digit in column[method].rows[0].reached]
+    told = {method: cell.reached_MN for method, cell in column.items() if all(row.reached for row in cell.rows)}
+    success = {method: resampled_success(reached_MN, counts_RN, rng) for method, reached_MN in told.items()}
+    others = [method for method in success if method != best and best in success]
+    p_values = holm([difference_p(success[method], success[best]) for method in others])
+    equal = {method for method, p in zip(others, p_values) if p >= SIGNIFICANT}
+    return {method: "**{}**" if method == best else "≈ {}" if method in equal else "{}" for method in column}

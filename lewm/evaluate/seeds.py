@@ -53,6 +53,32 @@ def probability_of_improvement_interval(
     return percentile_interval(np.mean(each, axis=0), level)
 
 
+def resampled_success(reached_MN: np.ndarray, counts_RN: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Success in R resamples of the goals and of the training seeds, (R,).
+
+    reached_MN: by training seed and goal, True where it was reached. counts_RN: how often each resample has each goal;
+    rows drawn by `resampled_goals` and given to two methods keep their goals paired. As many seeds as there are are
+    drawn with replacement, so that one seed alone adds no spread of its own.
+    """
+    success_RM = counts_RN @ np.asarray(reached_MN, np.float64).T / counts_RN.sum(1, keepdims=True)
+    drawn_RM = rng.integers(len(reached_MN), size=success_RM.shape)
+    return np.asarray(np.take_along_axis(success_RM, drawn_RM, 1).mean(1))
+
+
+def resampled_goals(n: int, rng: np.random.Generator, resamples: int = RESAMPLES) -> np.ndarray:
+    """How often each of n goals is in each resample, (R, n)."""
+    return rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
+
+
+def difference_p(ours_R: np.ndarray, theirs_R: np.ndarray) -> float:
+    """Two-sided bootstrap p-value of no difference: twice the smaller share of resamples on either side of it.
+
+    Resamples in which both are equal count for both sides; it is at least 2 / (R + 1).
+    """
+    below, above = (1 + int(np.sum(side)) for side in (ours_R <= theirs_R, ours_R >= theirs_R))
+    return min(1.0, 2 * min(below, above) / (len(ours_R) + 1))
+
+
 def _iqm(score_RM: np.ndarray) -> np.ndarray:
     """The mean of the middle half of each row."""
     cut = score_RM.shape[1] // 4

@@ -9,11 +9,15 @@ import pytest
 
 from lewm.compare import load_rows, table
 from lewm.evaluate.seeds import (
+    difference_p,
     interquartile_mean,
     interquartile_mean_interval,
     probability_of_improvement,
     probability_of_improvement_interval,
+    resampled_goals,
+    resampled_success,
 )
+from lewm.evaluate.statistics import bootstrap_difference, mcnemar
 
 
 def test_the_interquartile_mean_is_that_of_the_middle_half() -> None:
@@ -62,6 +66,40 @@ def test_its_interval_is_that_of_all_resamples_of_both() -> None:
     found = probability_of_improvement_interval([ours], [theirs], np.random.default_rng(0))
     assert found == pytest.approx(np.quantile(every, [0.025, 0.975]).tolist())
     assert probability_of_improvement_interval([(1, 2)], [(0, 0)], np.random.default_rng(0)) == (1, 1)
+
+
+def outcomes(*successes: int, n: int = 200) -> np.ndarray:
+    """One row per training seed, which reaches the first so many goals."""
+    return np.array([np.arange(n) < reached for reached in successes])
+
+
+def test_one_seed_each_is_the_paired_bootstrap_over_goals() -> None:
+    """60 goals of 200 are reached by one of two methods alone, 40 by the first."""
+    ours, theirs = outcomes(120), outcomes(100)
+    theirs[0, 100:120] = ours[0, :20] = True
+    ours[0, 100:120], theirs[0, :40] = False, False
+    rng = np.random.default_rng(0)
+    goals = resampled_goals(200, rng)
+    assert goals.shape == (10_000, 200) and (goals.sum(1) == 200).all()
+    a, b = (resampled_success(reached, goals, rng) for reached in (ours, theirs))
+    assert a.mean() == pytest.approx(0.5, abs=0.001) and b.mean() == pytest.approx(0.4, abs=0.001)
+    found = np.quantile(a - b, [0.025, 0.975]).tolist()
+    assert found == pytest.approx(bootstrap_difference(ours[0], theirs[0], rng), abs=0.006)
+    assert difference_p(a, b) == pytest.approx(mcnemar(ours[0], theirs[0]), abs=0.01)
+    assert difference_p(a, a) == 1
+    assert difference_p(a + 1, a) == 2 / 10_001
+
+
+def test_the_luck_of_a_training_is_no_difference() -> None:
+    """Seeds of 190, 60 and 60 goals against three of 105: either is ahead with some, and the first alone would win."""
+    rng = np.random.default_rng(0)
+    goals = resampled_goals(200, rng)
+    lucky, steady, alone = (
+        resampled_success(outcomes(*reached), goals, rng) for reached in ((190, 60, 60), (105, 105, 105), (190,))
+    )
+    assert difference_p(alone, steady) < 0.001
+    assert difference_p(lucky, steady) > 0.5
+    assert lucky.std() == pytest.approx(np.std([0.95, 0.3, 0.3]) / np.sqrt(3), rel=0.05)  # seeds outweigh goals
 
 
 def test_what_cannot_be_pooled_is_refused() -> None:
