@@ -47,6 +47,7 @@ STAGES = (
     "study",
     "compare",
     "bench",
+    "pages",
     "commands",
     "cli",
 )

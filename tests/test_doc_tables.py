@@ -1,62 +1,53 @@
-"""The tables in docs/ that are made from committed rows say what those rows say."""
+"""The tables in the README and in docs/ that are made from committed rows say what those rows say."""
 
-import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from lewm.bench import training_budget
-from lewm.compare import baselines_table, encoders, load_rows, table
-from lewm.evaluate.results import load_results
-from lewm.schema import read_rows
+from lewm import pages
+from lewm.cli import main
 
-DOCS = Path(__file__).parent.parent / "docs"
-
-
-def objectives(path: Path) -> str:
-    """What `lewm compare objectives` prints of the rows."""
-    return table(load_rows(path))
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "docs" / "results"
+PAGES = sorted(page for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")) if pages.names(page.read_text()))
+SHOWN = {name for page in PAGES for name in pages.names(page.read_text())}
 
 
-def frozen_encoders(path: Path) -> str:
-    """What `lewm compare encoders` prints of the rows."""
-    return encoders.table(encoders.load_rows(path))
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_page_shows_the_committed_rows(page: Path) -> None:
+    text = page.read_text()
+    for name in pages.names(text):
+        shown = text.split(f"<!-- {name} -->\n")[1].split(f"\n<!-- /{name} -->")[0]
+        assert shown == pages.table_of(RESULTS, name), (
+            f"write it again: lewm leaderboard --pages {page.relative_to(ROOT)}"
+        )
 
 
-def baselines(path: Path) -> str:
-    """What `lewm compare baselines` prints of the rows."""
-    return baselines_table.table(load_results(path))
+def test_every_committed_table_is_shown() -> None:
+    """Of what is measured by success, every file that a table can be made of."""
+    committed = {path.stem for folder in (RESULTS, RESULTS / "compare") for path in folder.glob("*.json")}
+    assert committed <= SHOWN
 
 
-def budget(path: Path) -> str:
-    """What `lewm bench budget` prints of the rows, as it stands in a terminal."""
-    rows = read_rows(training_budget.BudgetRow, path, "")
-    return f"```\n{training_budget.table(rows)}\n```"
-
-
-TABLES: dict[str, tuple[str, Callable[[Path], str]]] = {
-    "objectives_two_room": ("objectives.md", objectives),
-    "objectives_push_t": ("objectives.md", objectives),
-    "baselines_two_room": ("baselines.md", baselines),
-    "baselines_reacher": ("baselines.md", baselines),
-    "baselines_two_room_shift": ("baselines.md", baselines),
-    "encoders_two_room": ("frozen_encoders.md", frozen_encoders),
-    "encoders_reacher": ("frozen_encoders.md", frozen_encoders),
-    "budget_two_room": ("evaluation.md", budget),
-    "budget_reacher": ("evaluation.md", budget),
-}
-"""File below docs/results/ -> page that shows it between <!-- NAME --> and <!-- /NAME -->, and what writes it."""
-
-
-@pytest.mark.parametrize("name", TABLES)
-def test_the_page_shows_the_committed_rows(name: str) -> None:
-    page, written = TABLES[name]
-    shown = re.search(f"<!-- {name} -->\n(.*?)\n<!-- /{name} -->", (DOCS / page).read_text(), re.DOTALL)
-    assert shown is not None, f"docs/{page} has no <!-- {name} -->"
-    (path,) = (DOCS / "results").rglob(f"{name}.json")
-    assert shown[1] == written(path)
-
-
-def test_every_committed_comparison_is_shown() -> None:
-    assert {path.stem for path in (DOCS / "results" / "compare").glob("*.json")} <= set(TABLES)
+def test_pages_are_filled_and_what_is_wrong_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, table = tmp_path / "page.md", pages.table_of(RESULTS, "two_room_cpu")
+    page.write_text("before\n<!-- two_room_cpu -->\nold\n<!-- /two_room_cpu -->\nafter\n")
+    monkeypatch.chdir(ROOT)
+    given = ["leaderboard", "docs/results/two_room_cpu.json", "--out", str(tmp_path / "all.html"), "--pages", str(page)]
+    main(given)
+    assert page.read_text() == f"before\n<!-- two_room_cpu -->\n{table}\n<!-- /two_room_cpu -->\nafter\n"
+    assert f"tables {page}" in capsys.readouterr().out
+    main(given)
+    assert f"tables {page}" not in capsys.readouterr().out, "nothing has changed"
+    wrong = {
+        "<!-- two_room_cpu -->\nopen": r"page.md: <!-- two_room_cpu --> has no <!-- /two_room_cpu -->",
+        "<!-- nothing -->\n\n<!-- /nothing -->": r"there are 0 files nothing.json below docs/results",
+        "<!-- data_cpu -->\n\n<!-- /data_cpu -->": "nothing makes a table of bench/data_cpu.json",
+    }
+    for text, said in wrong.items():
+        page.write_text(text)
+        with pytest.raises(ValueError, match=said):
+            pages.fill([page], Path("docs/results"))
+        assert page.read_text() == text

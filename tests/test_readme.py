@@ -6,10 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lewm.bench.front import front_markdown, load_front
 from lewm.cli import build_parser
 from lewm.evaluate import leaderboard
-from lewm.evaluate.results import load_results, summary
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -49,20 +47,6 @@ def test_the_constraints_and_the_project_name_the_same_packages() -> None:
     project = (ROOT / "pyproject.toml").read_text()
     unknown = {name for name in pinned if not re.search(rf'"{re.escape(name)}\W', project, re.IGNORECASE)}
     assert not unknown, f"constraints.txt pins {sorted(unknown)}, which pyproject.toml does not ask for"
-
-
-RESULTS = sorted((ROOT / "docs" / "results").glob("*.json"))
-FRONTS = [path for path in RESULTS if path.stem.startswith("front_")]
-
-
-@pytest.mark.parametrize("path", FRONTS, ids=lambda path: path.stem)
-def test_its_fronts_are_the_committed_ones(path: Path) -> None:
-    assert front_markdown(load_front(path)) in README, f"paste front.md of `lewm bench front` for {path.name}"
-
-
-@pytest.mark.parametrize("path", sorted(set(RESULTS) - set(FRONTS)), ids=lambda path: path.stem)
-def test_its_tables_are_the_committed_results(path: Path) -> None:
-    assert summary(load_results(path)) in README, f"paste the output of `lewm report --summary` for {path.name}"
 
 
 def test_the_page_of_all_results_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:

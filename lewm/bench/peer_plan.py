@@ -205,6 +205,20 @@ def table(rows: Sequence[PeerRow]) -> str:
     return "\n".join(lines)
 
 
+def markdown(rows: Sequence[PeerRow]) -> str:
+    """The rows as the README shows them."""
+    head = ["ours", "problems", "search", "ours ms, p50 / p95", "stable-worldmodel ms, p50", "ratio"]
+    head.append("largest cost difference")
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for r in rows:
+        lines.append(
+            f"| {r.case.rsplit(', ', 1)[1]} | {r.batch} | {r.candidates} x {r.iterations} x {r.horizon} | "
+            f"{r.ours_ms_p50:.0f} / {r.ours_ms_p95:.0f} | {r.peer_ms_p50:.0f} | {r.ratio:.2f}x | "
+            f"{r.max_cost_difference:.0e} |"
+        )
+    return "\n".join(lines)
+
+
 def parse_size(text: str) -> Size:
     """`50x10`: 50 problems, 10 iterations. Raises ValueError for anything else."""
     parts = text.split("x")

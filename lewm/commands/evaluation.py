@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lewm.commands.shared import add_json, write_rows
 
+RESULTS = Path("docs/results")
 RULES = ("standard", "strict", "far", "shift")
 
 
@@ -106,25 +107,37 @@ def add_leaderboard(sub: argparse.ArgumentParser) -> None:
         "results",
         type=Path,
         nargs="*",
-        default=[Path("docs/results")],
         metavar="PATH",
-        help="result files, and folders to look for them in (default docs/results)",
+        help="result files, and folders to look for them in (default all of docs/results, as with --split)",
     )
     sub.add_argument("--out", type=Path, default=Path("runs/leaderboard.html"), metavar="HTML", help="page to write")
     sub.add_argument("--markdown", type=Path, metavar="FILE", help="also write the tables as Markdown")
-    sub.add_argument("--split", action="store_true", help="one table per manifest where there are several")
+    sub.add_argument(
+        "--split", action="store_true", help="one table per manifest where there are several; else refused"
+    )
+    sub.add_argument(
+        "--pages",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="MD",
+        help="also write the tables of these pages anew, each <!-- NAME --> from docs/results/**/NAME.json",
+    )
 
 
 def leaderboard(args: argparse.Namespace) -> None:
     """Committed results as one page."""
+    from lewm import pages
     from lewm.evaluate import leaderboard
 
-    entries, left_out = leaderboard.find_results(args.results)
+    entries, left_out = leaderboard.find_results(args.results or [RESULTS])
     for path in left_out:
         print(f"{path}: no rows of an evaluation, left out", file=sys.stderr)
-    tables = leaderboard.tables(entries, args.split)
+    tables = leaderboard.tables(entries, args.split or not args.results)
     text = leaderboard.markdown(tables)
     if args.markdown is not None:
         args.markdown.parent.mkdir(parents=True, exist_ok=True)
         args.markdown.write_text(text + "\n")
     print(f"{text}\n\nleaderboard {leaderboard.write_page(tables, args.out)}")
+    for page in pages.fill(args.pages, RESULTS):
+        print(f"tables {page}")

@@ -213,9 +213,10 @@ def report(args: argparse.Namespace) -> None:
     """Write the report of a finished evaluation again."""
     against = None if args.against == "best" else args.against
     if args.summary:
-        from lewm.evaluate.results import load_results, summary
+        from lewm.evaluate.results import load_results
+        from lewm.evaluate.summary import LEGEND, summary
 
-        print(summary(load_results(args.run_dir / "results.json")))
+        print(f"{summary(load_results(args.run_dir / 'results.json'), against)}\n\n{LEGEND}")
         return
     if args.markdown and args.against is not None:
         from lewm.evaluate.logged import load_logged

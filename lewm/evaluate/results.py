@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import median
 
 from lewm.schema import read_rows, write_json
 
@@ -103,30 +102,6 @@ def search(row: ResultRow) -> str:
     """The planner and its size, or a dash."""
     every = f", every {row.replan_every} blocks" if row.replan_every > 1 else ""
     return f"{planner(row)} {row.candidates} x {row.iterations} x {row.horizon}{every}" if row.candidates else "-"
-
-
-def summary(rows: Sequence[ResultRow]) -> str:
-    """Markdown with a row per method and a column per goal set: success in percent with its Wilson 95 % interval.
-
-    Milliseconds per plan are the median over the goal sets of their p50. A method without a row has a dash. What
-    learning took is in the last column, where any row says it.
-    """
-    goals = list(dict.fromkeys(row.goals for row in rows))
-    sizes = {row.goals: f"{row.goals}, n = {row.n}, {row.budget} steps" for row in rows}
-    learned = any(row.trained for row in rows)
-    head = ["method", "search", *(sizes[name] for name in goals), "ms per plan", *["learned from"] * learned]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for method in dict.fromkeys(row.method for row in rows):
-        mine = {row.goals: row for row in rows if row.method == method}
-        first = next(iter(mine.values()))
-        rates = [
-            f"{100 * mine[g].success:.1f} ({100 * mine[g].low:.1f} - {100 * mine[g].high:.1f})" if g in mine else "-"
-            for g in goals
-        ]
-        times = f"{median(row.plan_ms_p50 for row in mine.values()):.1f}" if first.candidates else "-"
-        cells = [method, search(first), *rates, times, *[first.trained or "-"] * learned]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def markdown(rows: Sequence[ResultRow], marks: Mapping[tuple[str, str], str] | None = None, legend: str = "") -> str:

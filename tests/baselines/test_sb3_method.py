@@ -21,9 +21,10 @@ from lewm.evaluate import evaluate as module
 from lewm.evaluate.evaluate import EvaluateConfig, evaluate
 from lewm.evaluate.manifest import GoalSet, Manifest, Problem, make_manifest
 from lewm.evaluate.methods import PlanConfig, weight_files
-from lewm.evaluate.results import summary, table
+from lewm.evaluate.results import table
 from lewm.evaluate.runner import run_batch, run_manifest
 from lewm.evaluate.significance import best
+from lewm.evaluate.summary import summary
 from lewm.evaluate.timing import kept_times
 from lewm.planning.policy import Start
 from lewm.sb3 import train as module_sb3

@@ -1,0 +1,77 @@
+"""Pages whose tables are made from committed rows: `<!-- NAME -->` to `<!-- /NAME -->` shows what NAME.json holds."""
+
+import re
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+
+from lewm.bench import peer_plan, training_budget
+from lewm.bench.front import front_markdown, load_front
+from lewm.compare import baselines_table, encoders, load_rows
+from lewm.compare import table as objectives_table
+from lewm.evaluate.results import load_results
+from lewm.evaluate.summary import summary
+from lewm.schema import read_rows
+
+
+def _budget(path: Path) -> str:
+    """As it stands in a terminal."""
+    return f"```\n{training_budget.table(read_rows(training_budget.BudgetRow, path, 'measure again'))}\n```"
+
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    "front_*": lambda path: front_markdown(load_front(path)),
+    "*_cpu": lambda path: summary(load_results(path)),
+    "compare/objectives_*": lambda path: objectives_table(load_rows(path)),
+    "compare/encoders_*": lambda path: encoders.table(encoders.load_rows(path)),
+    "compare/baselines_*": lambda path: baselines_table.table(load_results(path)),
+    "bench/budget_*": _budget,
+    "bench/peer_*": lambda path: peer_plan.markdown(read_rows(peer_plan.PeerRow, path, "measure again")),
+}
+"""File below the folder of results, without its ending -> the Markdown of its rows."""
+
+
+def filled(text: str, results: Path) -> str:
+    """A page with all its tables written anew from the files below `results`.
+
+    Raises ValueError for a table that is not closed, and for one of a file that is not there or has no table.
+    """
+    for name in names(text):
+        block = re.compile(f"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
+        if not block.search(text):
+            raise ValueError(f"<!-- {name} --> has no <!-- /{name} --> on a line of its own below it")
+        table = table_of(results, name)
+        text = block.sub(lambda match, table=table: match[1] + table + match[2], text)  # type: ignore[misc]
+    return text
+
+
+def names(text: str) -> list[str]:
+    """The tables that a page shows."""
+    return re.findall(r"^<!-- (\w+) -->$", text, re.MULTILINE)
+
+
+def table_of(results: Path, name: str) -> str:
+    """The Markdown of `name`.json, wherever below `results` it lies."""
+    found = sorted(results.rglob(f"{name}.json"))
+    if len(found) != 1:
+        raise ValueError(f"<!-- {name} -->: there are {len(found)} files {name}.json below {results}; it takes one")
+    inside = found[0].relative_to(results).with_suffix("").as_posix()
+    for pattern, written in TABLES.items():
+        if fnmatch(inside, pattern) and pattern.count("/") == inside.count("/"):
+            return written(found[0])
+    raise ValueError(f"<!-- {name} -->: nothing makes a table of {inside}.json; such files are {', '.join(TABLES)}")
+
+
+def fill(pages: Sequence[Path], results: Path) -> list[Path]:
+    """Write the tables of these pages anew; returns those that changed."""
+    changed = []
+    for page in pages:
+        before = page.read_text()
+        try:
+            after = filled(before, results)
+        except ValueError as error:
+            raise ValueError(f"{page}: {error}") from error
+        if after != before:
+            page.write_text(after)
+            changed.append(page)
+    return changed
