@@ -17,7 +17,7 @@ from lewm.checkpoint import Checkpoint, Origin, load, save_checkpoint
 from lewm.config import RunConfig, dump
 from lewm.cost_to_go import CostToGoConfig, train_cost_to_go
 from lewm.data.collect import collect, git_revision
-from lewm.data.store import Store
+from lewm.data.store import Store, split_episodes
 from lewm.evaluate.evaluate import Evaluated, evaluate, held_out_manifests
 from lewm.evaluate.fingerprint import keep_manifest
 from lewm.evaluate.logged import Setup, save_setup
@@ -84,7 +84,9 @@ def _fit(run: RunConfig, store: Store, out: Path, device: torch.device, quiet: b
         head = train_cost_to_go(model, run.cost_to_go, store, out / "train", held_out, seed, quiet)
     if run.proposal.steps > 0:
         proposal = train_proposal(model, run.proposal, store, out / "train", held_out, seed, quiet)
-    training = {"objective": asdict(run.objective), "train": asdict(run.train), "git": git_revision()}
+    seen, _ = split_episodes(store.num_episodes, held_out, seed)
+    training: dict[str, Any] = {"objective": asdict(run.objective), "train": asdict(run.train), "git": git_revision()}
+    training["frames"] = store.frames_in(seen)
     if run.readout.entries:
         readout, training["readout_r2"] = fit_readout(model, run.readout, store, held_out, seed)
     save_checkpoint(path, model, head, origin(run, store), training, proposal=proposal, readout=readout)

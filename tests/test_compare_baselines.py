@@ -95,7 +95,7 @@ def test_every_row_is_made_once_per_seed_and_measured_on_its_manifests(
     assert all(row.n == 3 == len(row.reached) and row.reached.count("1") == row.successes for row in results)
     assert {row.method for row in results if row.true_state} == {"acting"}
     learned = {row.method: row.trained for row in results}
-    assert learned["planned"].startswith("recordings, 2 optimiser steps in ") and learned["random"] == ""
+    assert learned["planned"].startswith("246 recorded frames, 2 optimiser steps in ") and learned["random"] == ""
     assert (out / "seed_1" / "cloned" / "baseline.json").is_file() and not (out / "seed_1" / "acting").exists()
     # Another run records for itself; the seeds of one share their recordings.
     assert (out / "two_room_pldm_data" / "meta.json").is_file() and not (out / "seed_1" / "data").exists()

@@ -73,6 +73,10 @@ class Store:
         """Number of frames in all episodes."""
         return int(self._first_frame[-1])
 
+    def frames_in(self, episodes: NDArray[np.int64]) -> int:
+        """Number of frames in some episodes."""
+        return int((self.episodes["length"][episodes].astype(np.int64) + 1).sum())
+
     def pixels(
         self, episode: int, frames: slice | Sequence[int] | NDArray[np.int64] | None = None
     ) -> NDArray[np.uint8]:

@@ -141,10 +141,13 @@ def training_budget(method: MethodConfig, checkpoint: Checkpoint | None) -> str:
         folder = Path(method.path)
     if folder is None:
         return ""
-    train = read_json(folder / "config.json").get("training", {}).get("train", {})
+    training = read_json(folder / "config.json").get("training", {})
+    if "steps" not in training.get("train", {}):
+        return ""
+    recorded = f"{training['frames']:,} recorded frames" if "frames" in training else "recordings"  # not said earlier
     spent = kept_times(folder.parent).get("train")
     took = f" in {spent.seconds:,.0f} s" if spent else ""
-    return f"recordings, {train['steps']:,} optimiser steps{took}" if "steps" in train else ""
+    return f"{recorded}, {training['train']['steps']:,} optimiser steps{took}"
 
 
 def within_budget(method: MethodConfig, checkpoint: Checkpoint | None, threads: int, quiet: bool) -> MethodConfig:

@@ -102,7 +102,7 @@ def test_its_row_says_what_it_cost_and_what_it_is_told(
     assert row.trained == f"20 environment steps in {card.wall_s:.0f} s" and row.true_state == told
     spent = kept_times(tiny_checkpoint.path.parent)["train"]
     assert (
-        rows["ours"].trained == f"recordings, 6 optimiser steps in {spent.seconds:.0f} s"
+        rows["ours"].trained == f"246 recorded frames, 6 optimiser steps in {spent.seconds:.0f} s"
         and not rows["ours"].true_state
     )
     assert rows["random"].trained == "" and rows["oracle"].true_state
