@@ -12,11 +12,12 @@ from lewm.compare import table as objectives_table
 from lewm.evaluate.results import load_results
 from lewm.evaluate.summary import summary
 from lewm.schema import read_rows
+from lewm.study import STUDIES
 
 
-def _budget(path: Path) -> str:
+def _as_printed(row: type, table: Callable[..., str]) -> Callable[[Path], str]:
     """As it stands in a terminal."""
-    return f"```\n{training_budget.table(read_rows(training_budget.BudgetRow, path, 'measure again'))}\n```"
+    return lambda path: f"```\n{table(read_rows(row, path, 'measure again'))}\n```"
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
@@ -25,8 +26,9 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "compare/objectives_*": lambda path: objectives_table(load_rows(path)),
     "compare/encoders_*": lambda path: encoders.table(encoders.load_rows(path)),
     "compare/baselines_*": lambda path: baselines_table.table(load_results(path)),
-    "bench/budget_*": _budget,
+    "bench/budget_*": _as_printed(training_budget.BudgetRow, training_budget.table),
     "bench/peer_*": lambda path: peer_plan.markdown(read_rows(peer_plan.PeerRow, path, "measure again")),
+    **{f"study/*_{name}": _as_printed(study.row, study.table) for name, study in STUDIES.items()},
 }
 """File below the folder of results, without its ending -> the Markdown of its rows."""
 

@@ -146,7 +146,7 @@ def study(args: argparse.Namespace) -> None:
         write_rows(getattr(args, "json", None), result.rows)
         chosen.plot(result, args.out / f"{name}.png")
         notes = [f"note: {note}" for note in result.notes]
-        print("\n".join([chosen.table(result), *notes, f"plot {args.out / f'{name}.png'}", ""]))
+        print("\n".join([chosen.table(result.rows), *notes, f"plot {args.out / f'{name}.png'}", ""]))
 
 
 def _config(cls: type, args: argparse.Namespace) -> Any:

@@ -22,14 +22,22 @@ class Study:
     plot: Callable[..., None]
     """(result, path): writes the PNG."""
     table: Callable[..., str]
-    """result -> text."""
+    """rows -> text."""
+    row: type
+    """A frozen dataclass: what the JSON holds a list of."""
 
 
 STUDIES: Mapping[str, Study] = {
-    "probes": Study(probes.ProbesConfig, probes.measure, probes.plot, probes.table),
-    "surprise": Study(surprise.SurpriseConfig, surprise.measure, surprise.plot, surprise.table),
-    "straightness": Study(straightness.StraightnessConfig, straightness.measure, straightness.plot, straightness.table),
-    "ranking": Study(ranking.RankingConfig, ranking.measure, ranking.plot, ranking.table),
-    "rollout": Study(rollout.RolloutConfig, rollout.measure, rollout.plot, rollout.table),
+    "probes": Study(probes.ProbesConfig, probes.measure, probes.plot, probes.table, probes.ProbeRow),
+    "surprise": Study(surprise.SurpriseConfig, surprise.measure, surprise.plot, surprise.table, surprise.SurpriseRow),
+    "straightness": Study(
+        straightness.StraightnessConfig,
+        straightness.measure,
+        straightness.plot,
+        straightness.table,
+        straightness.StraightnessRow,
+    ),
+    "ranking": Study(ranking.RankingConfig, ranking.measure, ranking.plot, ranking.table, ranking.RankingRow),
+    "rollout": Study(rollout.RolloutConfig, rollout.measure, rollout.plot, rollout.table, rollout.RolloutRow),
 }
 """Name -> study."""

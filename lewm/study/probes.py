@@ -205,17 +205,17 @@ def unexplained(estimate: Estimate | None) -> Estimate | None:
     return Estimate(value, low, high, estimate.n)
 
 
-def table(probed: Probed) -> str:
+def table(rows: Sequence[ProbeRow]) -> str:
     """Aligned text: a line per factor, a column per kind of features and probe."""
-    factors = list(dict.fromkeys(row.factor for row in probed.rows))
-    kinds = list(dict.fromkeys((row.features, row.probe) for row in probed.rows))
+    factors = list(dict.fromkeys(row.factor for row in rows))
+    kinds = list(dict.fromkeys((row.features, row.probe) for row in rows))
     cells: Sequence[tuple[str, ...]] = [
         ("R2 of", *(f"{name}, {probe}" for name, probe in kinds)),
-        *((factor, *(_cell(probed, factor, kind) for kind in kinds)) for factor in factors),
+        *((factor, *(_cell(rows, factor, kind) for kind in kinds)) for factor in factors),
     ]
     return aligned(cells)
 
 
-def _cell(probed: Probed, factor: str, kind: tuple[str, str]) -> str:
-    (row,) = (r for r in probed.rows if r.factor == factor and (r.features, r.probe) == kind)
+def _cell(rows: Sequence[ProbeRow], factor: str, kind: tuple[str, str]) -> str:
+    (row,) = (r for r in rows if r.factor == factor and (r.features, r.probe) == kind)
     return written(row.r2)

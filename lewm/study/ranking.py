@@ -270,10 +270,10 @@ def plot(ranked: Ranked, path: Path) -> None:
     save(figure, path)
 
 
-def table(ranked: Ranked) -> str:
+def table(rows: Sequence[RankingRow]) -> str:
     """Aligned text."""
     lines = [("cost", "plans", "iteration", "per problem", "problems", "no order", "true std", "Spearman's rho")]
-    for row in ranked.rows:
+    for row in rows:
         counts = (str(row.iteration), str(row.candidates), str(row.problems), str(row.level))
         lines.append((row.cost, row.plans, *counts, f"{row.true_std:.3g}", written(row.rho)))
     return aligned(lines)

@@ -4,6 +4,7 @@ Beside the model stands "no change", which keeps the last latent it saw: a model
 dynamics. Shapes: N clips, H horizon in blocks, S state entries, D flattened latent.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -240,11 +241,11 @@ PANELS = 12
 """Most panels of the figure; the rows hold every entry."""
 
 
-def table(found: RolledOut) -> str:
+def table(rows: Sequence[RolloutRow]) -> str:
     """Aligned text: the first, the middle and the last horizon of every quantity."""
-    most = max(row.blocks for row in found.rows)
+    most = max(row.blocks for row in rows)
     lines = [("error of", "unit", "steps ahead", "model", "no change", "true frame, encoded")]
-    for row in found.rows:
+    for row in rows:
         if row.blocks in (1, -(-most // 2), most):
             cells = (written(row.error), written(row.no_change), written(row.encoded))
             lines.append((row.quantity, row.unit, str(row.steps), *cells))

@@ -5,7 +5,7 @@
 true state and the picture run through their own spaces beside it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,8 +131,8 @@ def plot(found: Straightness, path: Path) -> None:
     save(figure, path)
 
 
-def table(found: Straightness) -> str:
+def table(rows: Sequence[StraightnessRow]) -> str:
     """Aligned text."""
     lines = [("space", "mean cosine", "pairs", "episodes")]
-    lines += [(r.space, written(r.cosine), str(r.pairs), str(len(r.by_episode))) for r in found.rows]
+    lines += [(r.space, written(r.cosine), str(r.pairs), str(len(r.by_episode))) for r in rows]
     return aligned(lines)

@@ -222,13 +222,13 @@ def plot(found: Surprised, path: Path) -> None:
     save(figure, path)
 
 
-def table(found: Surprised) -> str:
+def table(rows: Sequence[SurpriseRow]) -> str:
     """Aligned text; what could not be measured says why."""
     lines: list[Sequence[str]] = [("event", "clips", "unchanged", "AUROC", "surprise at the event", "last block")]
-    for row in found.rows:
+    for row in rows:
         if row.surprise:
             at, last = row.surprise[row.blocks.index(0)], row.surprise[-1]
             cells = (str(row.clips), str(row.unchanged), written(row.auroc), written(at, 2), written(last, 2))
             lines.append((row.event, *cells))
-    skipped = [f"{row.event}: not measured, {row.reason}" for row in found.rows if row.reason]
+    skipped = [f"{row.event}: not measured, {row.reason}" for row in rows if row.reason]
     return "\n".join([aligned(lines), *skipped])
