@@ -11,11 +11,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lewm.cost_to_go import CostToGo, CostToGoConfig
+from lewm.data.store import Store, split_episodes
 from lewm.nets.frozen import PIXELS, FrozenConfig, FrozenEncoder, frozen_in
 from lewm.proposal import Proposal, ProposalConfig
 from lewm.readout import Readout, ReadoutConfig
@@ -45,7 +48,9 @@ class Origin:
     held_out: float
     """Share of the episodes that training did not see."""
     seed: int
-    """Training seed; with `held_out` it decides which episodes those are."""
+    """Training seed; with `held_out` and `episodes` it decides which episodes those are."""
+    episodes: int = 0
+    """Episodes that there were, seen or not; 0 in checkpoints of an older lewm, which did not count them."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,39 @@ class Checkpoint:
     path: Path
     proposal: Proposal | None = None
     readout: Readout | None = None
+
+
+def split_of(checkpoint: Checkpoint, store: Store) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Episodes of the recordings that the training of a checkpoint saw, and those it did not.
+
+    Raises ValueError for recordings the model cannot read, and for more or fewer episodes than it was trained on: they
+    would be split otherwise, and some that it saw would count as unseen.
+    """
+    check_recordings(checkpoint, store)
+    origin = checkpoint.origin
+    if origin.episodes and store.num_episodes != origin.episodes:
+        raise ValueError(
+            f"{store.path} holds {store.num_episodes} episodes, but {checkpoint.path} was trained on recordings of "
+            f"{origin.episodes}, so that nobody knows which of these it saw: pass the recordings it was trained on, or "
+            "goals drawn from others by `lewm manifest --held-out 1`"
+        )
+    return split_episodes(store.num_episodes, origin.held_out, origin.seed)
+
+
+def check_recordings(checkpoint: Checkpoint, store: Store) -> None:
+    """Raise ValueError for recordings of another task, or of pictures or actions the model does not know."""
+    meta, facts = store.meta, checkpoint.model.facts
+    if meta.task != checkpoint.origin.task:
+        raise ValueError(
+            f"{store.path} holds recordings of {meta.task}, but {checkpoint.path} was trained on "
+            f"{checkpoint.origin.task}: pass the recordings of that task"
+        )
+    for what, given, known in (
+        ("frames", meta.frame, (facts.size, facts.size, facts.channels)),
+        ("actions", (meta.action_dim,), (facts.action_dim,)),
+    ):
+        if tuple(given) != known:
+            raise ValueError(f"{store.path} holds {what} of shape {tuple(given)}; {checkpoint.path} reads {known}")
 
 
 @dataclass(frozen=True)

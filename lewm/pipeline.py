@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from lewm import __version__, distributed
-from lewm.checkpoint import Checkpoint, Origin, load, save_checkpoint
+from lewm.checkpoint import Checkpoint, Origin, load, save_checkpoint, split_of
 from lewm.config import RunConfig, dump
 from lewm.cost_to_go import CostToGoConfig, train_cost_to_go
 from lewm.data.collect import collect, git_revision
@@ -105,12 +105,14 @@ def origin(run: RunConfig, store: Store) -> Origin:
         control_dt=meta.control_dt,
         held_out=run.train.held_out,
         seed=run.train.seed,
+        episodes=store.num_episodes,
     )
 
 
 def refit_cost_to_go(path: Path, config: CostToGoConfig, store: Store, out: Path, device: str) -> Path:
     """Give a trained checkpoint a (new) cost-to-go head; writes `out/checkpoint`."""
     checkpoint = load(path, device)
+    split_of(checkpoint, store)  # refuses recordings that it was not trained on
     origin = checkpoint.origin
     head = train_cost_to_go(checkpoint.model, config, store, out / "train", origin.held_out, origin.seed)
     return _save_refitted(replace(checkpoint, cost_to_go=head), {"cost_to_go": asdict(config)}, out)
@@ -121,6 +123,7 @@ def refit_proposal(path: Path, config: ProposalConfig, store: Store, out: Path, 
     if config.steps == 0:
         raise ValueError("proposal.steps is 0, which fits none: add --proposal.steps 4000")
     checkpoint = load(path, device)
+    split_of(checkpoint, store)  # refuses recordings that it was not trained on
     origin = checkpoint.origin
     proposal = train_proposal(checkpoint.model, config, store, out / "train", origin.held_out, origin.seed)
     return _save_refitted(replace(checkpoint, proposal=proposal), {"proposal": asdict(config)}, out)

@@ -27,8 +27,8 @@ from lewm.baselines.hilp import HILPConfig, HILPMethod, act_by_hilp, build_hilp,
 from lewm.baselines.inverse import GC_IDM, InverseMethod, act_by_inverse, build_inverse
 from lewm.baselines.tdmpc2 import TDMPC2Config, TDMPC2Heads, TDMPC2Method, act_by_gaussian_actor, fit_tdmpc2
 from lewm.baselines.tdmpc2_agent import TDMPC2Agent
-from lewm.checkpoint import Checkpoint
-from lewm.data.store import Store, split_episodes
+from lewm.checkpoint import Checkpoint, split_of
+from lewm.data.store import Store
 from lewm.heads_training import Fit
 from lewm.planning.agent import Agent
 from lewm.planning.costs import CostConfig, Situation
@@ -139,12 +139,11 @@ def train_offline(kind: str, config: Any, checkpoint: Checkpoint, store: Store, 
     Raises ValueError for recordings the checkpoint cannot read and when `out` holds a baseline of another kind,
     RuntimeError when it holds one of other settings or another model.
     """
-    _check_store(store, checkpoint)
+    seen, _ = split_of(checkpoint, store)
     _check_out(out, kind)
     model, origin, row = checkpoint.model, checkpoint.origin, OFFLINE[kind]
     torch.manual_seed(step_seed(origin.seed, 0, 20))
     networks, seconds = row.fit(config, Fit(model, store, out / "train", origin.held_out, origin.seed, quiet))
-    seen, _ = split_episodes(store.num_episodes, origin.held_out, origin.seed)
     card = Card(
         format=FORMAT,
         version=VERSION,
@@ -173,22 +172,6 @@ def train_offline(kind: str, config: Any, checkpoint: Checkpoint, store: Store, 
 def weights_file(folder: str | Path) -> Path:
     """Where a folder keeps what it learned."""
     return Path(folder) / "model.safetensors"
-
-
-def _check_store(store: Store, checkpoint: Checkpoint) -> None:
-    """Raise ValueError for recordings of another task, or of pictures or actions the model does not know."""
-    meta, facts = store.meta, checkpoint.model.facts
-    if meta.task != checkpoint.origin.task:
-        raise ValueError(
-            f"{store.path} holds recordings of {meta.task}, but {checkpoint.path} was trained on "
-            f"{checkpoint.origin.task}: pass the recordings of that task"
-        )
-    for what, given, known in (
-        ("frames", meta.frame, (facts.size, facts.size, facts.channels)),
-        ("actions", (meta.action_dim,), (facts.action_dim,)),
-    ):
-        if tuple(given) != known:
-            raise ValueError(f"{store.path} holds {what} of shape {tuple(given)}; {checkpoint.path} reads {known}")
 
 
 def _check_out(out: Path, kind: str) -> None:

@@ -67,13 +67,14 @@ def manifest(args: argparse.Namespace) -> None:
         if args.distances:
             raise ValueError(f"--distances has across, but these recordings of {args.task} never leave one region")
         print("no goals across regions: the recordings never leave one", file=sys.stderr)
-    held_out, split_seed = 0.1 if args.held_out is None else args.held_out, args.split_seed or 0
     if args.checkpoint is not None:
-        from lewm.checkpoint import load
+        from lewm.checkpoint import load, split_of
 
-        origin = load(args.checkpoint).origin
-        held_out, split_seed = origin.held_out, origin.seed
-    manifests = rules.draw(goals, store, held_out, split_seed, args.seed)
+        _, episodes = split_of(load(args.checkpoint), store)
+    else:
+        held_out = 0.1 if args.held_out is None else args.held_out
+        episodes = rules.unseen(store, held_out, args.split_seed or 0)
+    manifests = rules.draw(goals, store, episodes, args.seed)
     print(rules.write(manifests, rules.files(goals, args.out)))
 
 

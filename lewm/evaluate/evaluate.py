@@ -14,9 +14,8 @@ import envs
 from lewm import __version__
 from lewm.baselines import OracleConfig, RandomConfig
 from lewm.baselines.replay import ReplayConfig
-from lewm.checkpoint import Checkpoint
-from lewm.data.collect import git_revision
-from lewm.data.store import Store, split_episodes
+from lewm.checkpoint import Checkpoint, split_of
+from lewm.data.store import Store
 from lewm.evaluate.fingerprint import fingerprint
 from lewm.evaluate.manifest import GoalSet, Manifest, is_recorded, load_manifest, make_manifest, save_manifest
 from lewm.evaluate.methods import (
@@ -30,7 +29,7 @@ from lewm.evaluate.methods import (
     within_budget,
 )
 from lewm.evaluate.results import ResultRow
-from lewm.evaluate.runner import Outcome, run_manifest
+from lewm.evaluate.runner import Outcome, revisions, run_manifest
 from lewm.evaluate.statistics import wilson
 from lewm.evaluate.timing import hardware, time_plans
 from lewm.evaluate.workers import shared_by
@@ -81,8 +80,12 @@ class Evaluated:
 
 
 def held_out_manifests(config: EvaluateConfig, store: Store, checkpoint: Checkpoint, out: Path) -> list[Manifest]:
-    """The manifests of all goal sets, from the episodes the checkpoint did not see; saved and reused in `out`."""
-    _, held_out = split_episodes(store.num_episodes, checkpoint.origin.held_out, checkpoint.origin.seed)
+    """The manifests of all goal sets, from the episodes the checkpoint did not see; saved and reused in `out`.
+
+    Raises ValueError for recordings that the checkpoint was not trained on, see `split_of`, and where `out` holds a
+    manifest of other goals, another world or other episodes.
+    """
+    _, held_out = split_of(checkpoint, store)
     manifests = []
     for goals in config.goals:
         path = out / f"manifest_{goals.name}.json"
@@ -90,6 +93,13 @@ def held_out_manifests(config: EvaluateConfig, store: Store, checkpoint: Checkpo
             manifest = load_manifest(path)
             if manifest.goals != goals or manifest.seed != config.seed:
                 raise ValueError(f"{path} holds another goal set or seed: choose another --out, or delete it")
+            if (manifest.task, manifest.settings) != (store.meta.task, store.meta.settings) or (
+                manifest.held_out and manifest.held_out != tuple(held_out.tolist())
+            ):
+                raise ValueError(
+                    f"{path} holds goals of another task or world, or from episodes that {checkpoint.path} may have "
+                    "seen: choose another --out, or delete it"
+                )
         else:
             manifest = make_manifest(goals, store, held_out, config.seed)
             save_manifest(manifest, path)
@@ -114,12 +124,14 @@ def applicable(methods: Sequence[MethodConfig], manifest: Manifest) -> list[Meth
 def outcome_key(method: MethodConfig, manifest: Manifest, checkpoint: Checkpoint | None, seed: int) -> str:
     """What an outcome depends on; a log written for anything else is not continued.
 
-    The weights themselves count, not where they lie, nor where the interpreter of a peer does.
+    The weights themselves count and what they take as input, not where they lie, nor where a peer's interpreter does.
     """
+    model = checkpoint.model if checkpoint is not None and isinstance(method, LearnedConfig) else None
+    reads = [asdict(model.config), asdict(model.facts)] if model is not None else []
     weights = "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in weight_files(method, checkpoint))
     world = _renderer(manifest.task, json.dumps(manifest.settings))
     said = {name: value for name, value in asdict(method).items() if name not in ("path", "python")}
-    parts = [__version__, world, said, fingerprint(manifest), weights, seed]
+    parts = [__version__, world, said, fingerprint(manifest), weights, reads, seed]
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -211,7 +223,7 @@ def run_method(
         torch=torch.__version__,
         kind=method.kind,
         manifest=fingerprint(manifest),
-        commit=git_revision() or "",
+        commit=revisions(log),
         joules_per_plan=times.joules,
         trained=training_budget(method, checkpoint),
         true_state=getattr(policy, "knows_state", False),

@@ -133,9 +133,9 @@ def hardware(row: ResultRow) -> str:
 
 
 def commit(row: ResultRow) -> str:
-    """The code's revision, short, or that it is not known."""
-    revision, plus, changes = row.commit.partition("+")
-    return f"{revision[:12]}{plus}{changes}" or UNKNOWN
+    """The code's revisions, short, or that they are not known."""
+    parts = (revision.partition("+") for revision in row.commit.split(", "))
+    return ", ".join(f"{digits[:12]}{plus}{changes}" for digits, plus, changes in parts) or UNKNOWN
 
 
 def write_page(found: Sequence[Table], path: Path) -> Path:

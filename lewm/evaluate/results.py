@@ -43,7 +43,7 @@ class ResultRow:
     manifest: str = field(default="", kw_only=True)
     """Fingerprint of the manifest."""
     commit: str = field(default="", kw_only=True)
-    """Revision of the code, `+changes` when edited."""
+    """Revision of the code that ran the goals, `+changes` when edited; several after a comma."""
     joules_per_plan: float | None = field(default=None, kw_only=True)
     """Of the processors and the GPU that plans; None where they do not count it."""
     trained: str = field(default="", kw_only=True)

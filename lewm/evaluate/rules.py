@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 import envs
 from lewm.data.store import Store, split_episodes
@@ -92,15 +93,16 @@ def _at(prefix: str, distance: str, count: int, budget: int | None) -> GoalSet:
     return GoalSet(name, "ahead", steps, given, count, pairs="" if name == pairs else pairs)
 
 
-def draw(goals: Sequence[GoalSet], store: Store, held_out: float, split_seed: int, seed: int) -> list[Manifest]:
-    """The manifests of goal sets, from the episodes that a training with this split did not see.
-
-    held_out 1 takes all: of recordings that nothing is trained on.
-    """
-    episodes = np.arange(store.num_episodes)
-    if held_out != 1:
-        _, episodes = split_episodes(store.num_episodes, held_out, split_seed)
+def draw(goals: Sequence[GoalSet], store: Store, episodes: NDArray[np.int64], seed: int) -> list[Manifest]:
+    """The manifests of goal sets, from some episodes of a store."""
     return [make_manifest(goal_set, store, episodes, seed) for goal_set in goals]
+
+
+def unseen(store: Store, held_out: float, split_seed: int) -> NDArray[np.int64]:
+    """The episodes that a training with this split does not see; held_out 1 takes all: nothing is trained on them."""
+    if held_out == 1:
+        return np.arange(store.num_episodes)
+    return split_episodes(store.num_episodes, held_out, split_seed)[1]
 
 
 def check_task(task: str, store: Store) -> None:

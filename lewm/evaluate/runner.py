@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import envs
+from lewm.data.collect import git_revision
 from lewm.evaluate.manifest import Manifest, meets, stand
 from lewm.planning.policy import Policy, Start
 
@@ -98,14 +99,18 @@ def run_manifest(
 ) -> list[Outcome]:
     """Run every problem of a manifest, `batch` at a time, writing each outcome to `log` (JSON lines).
 
-    A log of the same `key` (method, checkpoint and manifest) is continued; one of another key is replaced. run:
-    who runs them, such as other processes (`lewm.evaluate.workers`); the policy in this one for None.
+    A log of the same `key` (method, checkpoint and manifest) is continued; one of another key is replaced. Its first
+    line also says which revisions of the code ran the problems, see `revisions`. run: who runs them, such as other
+    processes (`lewm.evaluate.workers`); the policy in this one for None.
     """
-    done = _read_log(log, key)
+    done, by = _read_log(log, key)
     todo = [i for i in range(len(manifest.problems)) if i not in done]
-    if not done:
+    if todo:
         log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(json.dumps({"key": key}) + "\n")
+        head = {"key": key, "commits": list(dict.fromkeys([*by, git_revision() or ""]))}
+        partial_log = log.with_name(log.name + ".partial")
+        partial_log.write_text("".join(json.dumps(line) + "\n" for line in (head, *map(asdict, done.values()))))
+        partial_log.replace(log)
     for outcomes in (run or partial(run_in_turn, policy, manifest))(todo, batch):
         with log.open("a") as file:
             file.writelines(json.dumps(asdict(outcome)) + "\n" for outcome in outcomes)
@@ -115,18 +120,19 @@ def run_manifest(
     return [done[i] for i in range(len(manifest.problems))]
 
 
-def _read_log(log: Path, key: str) -> dict[int, Outcome]:
-    """Outcomes of an earlier run with the same key; a last line cut off by a kill is dropped."""
+def revisions(log: Path) -> str:
+    """The revisions of the code that ran a log's problems, several after a comma; empty where it does not say."""
+    with log.open() as file:
+        return ", ".join(json.loads(file.readline()).get("commits", ()))
+
+
+def _read_log(log: Path, key: str) -> tuple[dict[int, Outcome], list[str]]:
+    """Outcomes of an earlier run with the same key, and by whom; a last line cut off by a kill is dropped."""
     if not log.exists():
-        return {}
-    lines = log.read_text().splitlines(keepends=True)
-    if not lines or lines[0] != json.dumps({"key": key}) + "\n":
-        return {}
-    outcomes = {}
-    for line in lines[1:]:
-        if line.endswith("}\n"):
-            outcome = Outcome(**json.loads(line))
-            outcomes[outcome.problem] = outcome
-    if len(outcomes) != len(lines) - 1:
-        log.write_text("".join(lines[: len(outcomes) + 1]))
-    return outcomes
+        return {}, []
+    first, *lines = log.read_text().splitlines(keepends=True) or [""]
+    head = json.loads(first) if first.endswith("}\n") else {}
+    if head.get("key") != key:
+        return {}, []
+    outcomes = [Outcome(**json.loads(line)) for line in lines if line.endswith("}\n")]
+    return {outcome.problem: outcome for outcome in outcomes}, head.get("commits", [])

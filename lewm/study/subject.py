@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lewm.checkpoint import Checkpoint, load
+from lewm.checkpoint import Checkpoint, check_recordings, load, split_of
 from lewm.data.store import Store, split_episodes
 from lewm.data.windows import Batch, Windows
 from lewm.progress import Stage
@@ -55,25 +55,17 @@ def open_subject(checkpoint: Path, data: Path, device: str = "cpu") -> Subject:
 
 def make_subject(checkpoint: Checkpoint, store: Store) -> Subject:
     """See `open_subject`."""
-    facts, meta, origin = checkpoint.model.facts, store.meta, checkpoint.origin
-    if origin.task != meta.task:
-        raise ValueError(
-            f"{checkpoint.path} is a model of {origin.task}, but {store.path} holds recordings of {meta.task}: pass "
-            "recordings of the model's task"
-        )
-    sees = (facts.size, facts.size, facts.channels)
-    if tuple(meta.frame) != sees or meta.action_dim != facts.action_dim:
-        raise ValueError(
-            f"{store.path} holds frames {tuple(meta.frame)} and {meta.action_dim} action entries, but the model of "
-            f"{checkpoint.path} sees {sees} and {facts.action_dim}: pass recordings like those it was trained on"
-        )
+    origin = checkpoint.origin
+    check_recordings(checkpoint, store)
     notes = []
     if not origin.held_out:
         notes.append(
             f"the checkpoint does not say which episodes its training saw; {100 * UNKNOWN_SPLIT:.0f} % of them are "
             "held out of the probes, but the model may know them"
         )
-    train_ids, held_ids = split_episodes(store.num_episodes, origin.held_out or UNKNOWN_SPLIT, origin.seed)
+        train_ids, held_ids = split_episodes(store.num_episodes, UNKNOWN_SPLIT, origin.seed)
+    else:
+        train_ids, held_ids = split_of(checkpoint, store)
     return Subject(checkpoint, store, train_ids, held_ids, tuple(notes))
 
 

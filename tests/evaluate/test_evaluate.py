@@ -121,6 +121,35 @@ def test_other_weights_are_not_taken_for_these(tiny_store: Store, tiny_checkpoin
         assert module.outcome_key(method, manifest, other, 1) != module.outcome_key(method, manifest, other, 0)
 
 
+def test_other_statistics_are_other_outcomes(tiny_store: Store, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """The weights are the same; what stands in config.json says how a block of actions is read."""
+    manifest = held_out_manifests(CONFIG, tiny_store, tiny_checkpoint, tmp_path / "e")[0]
+    before = module.outcome_key(CONFIG.methods[0], manifest, tiny_checkpoint, 0)
+    tiny_checkpoint.model.facts = replace(tiny_checkpoint.model.facts, action_mean=(0.5, 0.5))
+    assert module.outcome_key(CONFIG.methods[0], manifest, tiny_checkpoint, 0) != before
+
+
+def test_goals_are_never_drawn_from_episodes_that_training_saw(
+    tiny_store: Store, tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    held_out_manifests(CONFIG, tiny_store, tiny_checkpoint, tmp_path)
+    seeds = range(1, 50)  # another seed splits otherwise; find one that saw an episode of these goals
+    known = split_episodes(tiny_store.num_episodes, 0.25, 0)[1].tolist()
+    seed = next(s for s in seeds if split_episodes(tiny_store.num_episodes, 0.25, s)[1].tolist() != known)
+    other = replace(tiny_checkpoint, origin=replace(tiny_checkpoint.origin, seed=seed))
+    with pytest.raises(ValueError, match=r"manifest_near\.json holds goals .* from episodes that .* may have seen"):
+        held_out_manifests(CONFIG, tiny_store, other, tmp_path)
+    grown = replace(tiny_checkpoint, origin=replace(tiny_checkpoint.origin, episodes=4))
+    with pytest.raises(ValueError, match=r"holds 8 episodes, but .* was trained on recordings of 4, so that nobody"):
+        held_out_manifests(CONFIG, tiny_store, grown, tmp_path / "grown")
+    foreign = replace(tiny_checkpoint, origin=replace(tiny_checkpoint.origin, task="reacher"))
+    with pytest.raises(ValueError, match=r"holds recordings of two_room, but .* was trained on reacher"):
+        held_out_manifests(CONFIG, tiny_store, foreign, tmp_path / "foreign")
+    older = replace(tiny_checkpoint, origin=replace(tiny_checkpoint.origin, episodes=0))
+    assert held_out_manifests(CONFIG, tiny_store, older, tmp_path), "an older checkpoint did not count them"
+    assert tiny_checkpoint.origin.episodes == 8
+
+
 def test_another_goal_set_under_the_same_name_is_refused(
     tiny_store: Store, tiny_checkpoint: Checkpoint, tmp_path: Path
 ) -> None:

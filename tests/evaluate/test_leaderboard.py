@@ -73,6 +73,8 @@ def test_rows_without_a_manifest_are_shown_as_such() -> None:
     assert "| new |" in lines[4] and f"| {'c' * 12}+changes | 0.json |" in lines[4]
     assert "| old (manifest not recorded) |" in lines[5] and "| not recorded | 1.json |" in lines[5]
     assert "a CPU, cpu, 1 thread, torch 2.13" in lines[4] and "cem 32 x 3 x 2" in lines[4]
+    (two,) = tables(entries(row("new", 0.9, ONE, commit=f"{'c' * 40}, {'d' * 40}+changes")))
+    assert f"| {'c' * 12}, {'d' * 12}+changes |" in markdown([two])
     (old,) = tables(entries(row("old", 0.8)))
     assert old.note == "manifest not recorded" and "| old |" in markdown([old])
 

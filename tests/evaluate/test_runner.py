@@ -11,9 +11,10 @@ import pytest
 import envs
 from lewm.checkpoint import Checkpoint
 from lewm.data.store import Store, split_episodes
+from lewm.evaluate import runner
 from lewm.evaluate.manifest import GoalSet, Manifest, Problem, make_manifest
 from lewm.evaluate.methods import PlanConfig, make_policy
-from lewm.evaluate.runner import Outcome, run_batch, run_manifest
+from lewm.evaluate.runner import Outcome, revisions, run_batch, run_manifest
 from lewm.planning.policy import Start
 
 
@@ -121,6 +122,17 @@ def test_a_log_cut_anywhere_is_continued_to_the_same_outcomes(tmp_path: Path) ->
         assert again.acts == 0, f"cut at {cut}: the continued log is not complete"
         kept = max(0, len(whole[:cut].splitlines()) - 2)
         assert sum(len(b) for b in policy.batches) <= len(DISTANCES) - kept
+
+
+def test_a_log_says_whose_code_ran_its_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest, log = line(DISTANCES), tmp_path / "log.jsonl"
+    for revision, cut in (("one", 3), ("two+changes", 5), ("two+changes", 7), ("three", 7)):
+        monkeypatch.setattr(runner, "git_revision", lambda revision=revision: revision)
+        run_manifest(Mover(), manifest, log, "key", 2)
+        log.write_text("".join(log.read_text().splitlines(keepends=True)[:cut]))
+    assert revisions(log) == "one, two+changes", "the last call had nothing left to run"
+    log.write_text('{"key": "key"}\n')
+    assert revisions(log) == "", "a log of an older lewm"
 
 
 def test_another_key_starts_over(tmp_path: Path) -> None:
