@@ -1,6 +1,7 @@
 """How often a control loop can act with an agent: planning in turn, and planning while executing."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -8,7 +9,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from lewm.evaluate.timing import hardware, load_average, torch_threads
+from lewm.compare import shared
+from lewm.evaluate.timing import hardware, load_average, machine_of, torch_threads
 from lewm.pipeline import pick_device
 from lewm.planning.agent import Agent
 from lewm.planning.realtime import RealtimeAgent
@@ -153,7 +155,7 @@ def _rows(
     return rows
 
 
-def table(rows: list[ControlRow]) -> str:
+def table(rows: Sequence[ControlRow]) -> str:
     """The rows as aligned text."""
     lines = [
         f"{'mode':<9} {'step':<8} {'threads':>7} {'ms p50':>8} {'ms p95':>8} {'Hz p50':>9} {'Hz p95':>9}"
@@ -170,10 +172,33 @@ def table(rows: list[ControlRow]) -> str:
             f"{r.mode:<9} {r.step:<8} {r.threads:>7} {r.ms_p50:>8.3f} {r.ms_p95:>8.3f} {r.hz_p50:>9.0f}"
             f" {r.hz_p95:>9.0f} {sustained} {waits} {misses:>9}"
         )
+    return "\n".join([*lines, _notes(rows)])
+
+
+def markdown(rows: Sequence[ControlRow]) -> str:
+    """The rows as docs show them: one per way to plan and number of threads."""
+    together: dict[tuple[str, int], dict[str, ControlRow]] = {}
+    for r in rows:
+        together.setdefault((r.mode, r.threads), {})[r.step] = r
+    head = ["planning", "threads", "ms of a step that plans, p50 / p95", "of a step between", "steps per second"]
+    lines = []
+    for (mode, threads), by_step in together.items():
+        plans = by_step["plans"]
+        between = _ms(by_step["between"], 3) if "between" in by_step else "-"
+        late = "-" if plans.misses is None else f"{plans.misses} of {plans.steps}"
+        lines.append([mode, str(threads), _ms(plans, 1), between, f"{plans.sustained_hz:.0f}", late])
+    table = shared.markdown([*head, "plans not ready when due"], lines)
+    return f"{table}\n\nsteps per second: at which 95 % of the plans make no step late; {_notes(rows)}"
+
+
+def _ms(row: ControlRow, digits: int) -> str:
+    return f"{row.ms_p50:.{digits}f} / {row.ms_p95:.{digits}f}"
+
+
+def _notes(rows: Sequence[ControlRow]) -> str:
     first, paced = rows[0], next(r.rate for r in rows if r.rate is not None)
-    lines.append(
-        f"milliseconds of act, one problem, encoder included; {first.planner} {first.candidates} x {first.iterations}"
-        f" x {first.horizon}, a plan every {first.block} steps; realtime paced at {paced:g} steps/s; {first.hardware}, "
-        f"torch {first.torch}"
+    search = f"{first.planner} {first.candidates} x {first.iterations} x {first.horizon}"
+    return (
+        f"milliseconds of act, one problem, encoder included; {search}, a plan every {first.block} steps; "
+        f"realtime paced at {paced:g} steps/s; {machine_of(first)}"
     )
-    return "\n".join(lines)

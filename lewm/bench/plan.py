@@ -1,8 +1,9 @@
 """Milliseconds per plan over planners, budgets and batch sizes; the cost is the model's own."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -10,20 +11,27 @@ import torch
 
 from lewm.bench.sized import planner_at, searches
 from lewm.checkpoint import load
+from lewm.compare import shared
 from lewm.config import load as load_config
 from lewm.cost_to_go import CostToGo
-from lewm.evaluate.timing import hardware, torch_threads
+from lewm.evaluate.energy import EnergyMeter
+from lewm.evaluate.timing import hardware, load_average, torch_threads, where_measured
 from lewm.pipeline import pick_device
 from lewm.planning.action_limits import action_box
 from lewm.planning.costs import CostConfig, GoalCost, Situation
 from lewm.planning.fast_rollout import prepare
+from lewm.progress import Stage
 from lewm.world_model import ModelFacts, WorldModel
 from planners import PlannerConfig, noise_table
 
 BUDGETS = ((32, 3, 2), (64, 3, 4), (300, 10, 5))
 """Candidates, iterations, horizon."""
-BATCHES = (1, 10)
+BATCHES = (1, 10, 50)
+"""Problems planned for together."""
 WARMUP = 3
+"""Plans that are made and thrown away before measuring."""
+ROW_SECONDS = 3.0
+"""No further plan is begun after so long: at least one to warm up, three that are timed (fewer only if asked for)."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +50,27 @@ class BenchRow:
     ours_ms_p50: float
     """Milliseconds per plan and problem, latents to actions."""
     ours_ms_p95: float
+    plans_per_second: float
+    """1000 / ms, of the median: problems planned for, not batches."""
+    plans: int
+    """How many batches were timed."""
+    joules: float | None
+    """Per plan and problem, of everything the devices did while the row was timed; None where they count nothing.
+
+    As coarse as the counter: NVIDIA's moves about every 0.1 s, which should be little of plans x batch x ms.
+    """
     hardware: str
+    load: float | None
+    """Load average of the last minute when the row was begun: what else the machine was doing; None if unknown."""
     torch: str
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What plans took, per plan and problem."""
+
+    ms: list[float]
+    joules: float | None
 
 
 def fresh_model(config: str) -> tuple[WorldModel, CostToGo]:
@@ -94,57 +121,118 @@ def time_plan(
     batch: int,
     cost: CostConfig,
     plans: int,
-) -> tuple[float, float]:
-    """p50 and p95 milliseconds per plan and problem, noise drawing included, warm-up excluded."""
-    plan, times = planning(model, head, planner_at(planner_name, *budget), cost, batch), []
-    for _ in range(WARMUP + plans):
+) -> Timed:
+    """Up to `plans` plans, as many as `ROW_SECONDS` allow; noise drawing included, warm-up excluded."""
+    plan = planning(model, head, planner_at(planner_name, *budget), cost, batch)
+    meter = EnergyMeter.of(model.device)
+    _repeat(plan, WARMUP, 1)
+    before = meter.joules()
+    ms = [took / batch for took in _repeat(plan, plans, min(plans, 3))]
+    used = meter.since(before)
+    return Timed(ms, None if used is None else used / (len(ms) * batch))
+
+
+def _repeat(plan: Callable[[], None], most: int, least: int) -> list[float]:
+    """Milliseconds of every plan: `most`, or after `ROW_SECONDS` not more than `least`."""
+    took: list[float] = []
+    while len(took) < least or (len(took) < most and sum(took) < 1000 * ROW_SECONDS):
         start = time.perf_counter()
         plan()
-        times.append(1000 * (time.perf_counter() - start) / batch)
-    p50, p95 = np.percentile(times[WARMUP:], [50, 95])
-    return float(p50), float(p95)
+        took.append(1000 * (time.perf_counter() - start))
+    return took
 
 
-def bench_plan(checkpoint: Path | None, config: str, threads: int, plans: int, device: str) -> list[BenchRow]:
-    """Every search at every budget and batch size, with latent-L2 and, where there is a head, cost-to-go."""
+def bench_plan(
+    checkpoint: Path | None,
+    config: str,
+    threads: int,
+    plans: int,
+    device: str,
+    planners: Sequence[str] | None = None,
+    batches: Sequence[int] | None = None,
+) -> list[BenchRow]:
+    """Searches (default all) at every budget and batch size, with latent-L2 and, where there is a head, cost-to-go."""
+    planners, batches = planners or searches(), batches or BATCHES
     if plans < 1:
         raise ValueError(f"--plans is {plans}; time at least one plan per row")
+    if min(batches) < 1:
+        raise ValueError(f"--batches has {min(batches)}; plan for at least one problem")
+    if unknown := [name for name in planners if name not in searches()]:
+        raise ValueError(f"--planners: {unknown[0]} is none of {', '.join(searches())}")
     chosen = pick_device(device)
     model, head, name = load_or_fresh(checkpoint, config, chosen)
     costs = [CostConfig({"latent_l2": 1.0}, "terminal")] + ([CostConfig()] if head is not None else [])
+    cases = list(product(planners, BUDGETS, batches, costs))
     rows = []
-    with torch_threads(threads):
-        for planner in searches():
-            for budget in BUDGETS:
-                for batch in BATCHES:
-                    for cost in costs:
-                        p50, p95 = time_plan(model, head, planner, budget, batch, cost, plans)
-                        rows.append(
-                            BenchRow(
-                                planner,
-                                chosen.type,
-                                threads,
-                                name,
-                                batch,
-                                *budget,
-                                cost.label,
-                                p50,
-                                p95,
-                                hardware(),
-                                torch.__version__,
-                            )
-                        )
+    with torch_threads(threads), Stage("bench plan", len(cases), "rows") as stage:
+        for planner, budget, batch, cost in cases:
+            load = load_average()
+            timed = time_plan(model, head, planner, budget, batch, cost, plans)
+            p50, p95 = np.percentile(timed.ms, [50, 95]).tolist()
+            rows.append(
+                BenchRow(
+                    planner,
+                    chosen.type,
+                    threads,
+                    name,
+                    batch,
+                    *budget,
+                    cost=cost.label,
+                    ours_ms_p50=p50,
+                    ours_ms_p95=p95,
+                    plans_per_second=1000 / p50,
+                    plans=len(timed.ms),
+                    joules=timed.joules,
+                    hardware=hardware(),
+                    load=load,
+                    torch=torch.__version__,
+                )
+            )
+            stage.update()
     return rows
 
 
-def table(rows: list[BenchRow]) -> str:
+def table(rows: Sequence[BenchRow]) -> str:
     """The rows as aligned text."""
-    lines = [f"{'planner':<8} {'batch':>5} {'budget':>10}  {'cost':<24} {'ms p50':>8} {'ms p95':>8}"]
+    counted = any(r.joules is not None for r in rows)
+    lines = [
+        f"{'planner':<19} {'batch':>5} {'budget':>10}  {'cost':<20} {'ms p50':>8} {'ms p95':>8} {'plans/s':>8}"
+        f" {'timed':>5}{'   joules' if counted else ''}"
+    ]
     for r in rows:
         budget = f"{r.candidates}x{r.iterations}x{r.horizon}"
-        lines.append(f"{r.case:<8} {r.batch:>5} {budget:>10}  {r.cost:<24} {r.ours_ms_p50:>8.2f} {r.ours_ms_p95:>8.2f}")
-    lines.append(
-        f"per plan and problem, latents to actions; {rows[0].threads} thread(s), {rows[0].hardware}, "
-        f"torch {rows[0].torch}"
-    )
-    return "\n".join(lines)
+        lines.append(
+            f"{r.case:<19} {r.batch:>5} {budget:>10}  {r.cost:<20} {r.ours_ms_p50:>8.2f} {r.ours_ms_p95:>8.2f}"
+            f" {r.plans_per_second:>8.1f} {r.plans:>5}{f' {_joules(r):>8}' if counted else ''}"
+        )
+    return "\n".join([*lines, *_notes(rows)])
+
+
+def markdown(rows: Sequence[BenchRow]) -> str:
+    """The rows as docs show them: one per search, budget and cost; milliseconds and joules at the smallest batch."""
+    batches, counted = sorted({r.batch for r in rows}), any(r.joules is not None for r in rows)
+    together: dict[tuple[str, str, str], dict[int, BenchRow]] = {}
+    for r in rows:
+        budget = f"{r.candidates} x {r.iterations} x {r.horizon}"
+        together.setdefault((r.case, budget, r.cost), {})[r.batch] = r
+    head = ["search", "budget", "cost", f"ms per plan at batch {batches[0]}, p50 / p95"]
+    head += [f"plans per second at batch {batch}" for batch in batches] + ["joules per plan"] * counted
+    lines = []
+    for key, by_batch in together.items():
+        first = by_batch[batches[0]]
+        cells = [*key, f"{first.ours_ms_p50:.1f} / {first.ours_ms_p95:.1f}"]
+        cells += [_rate(by_batch[batch]) for batch in batches] + [_joules(first)] * counted
+        lines.append(cells)
+    return "\n\n".join([shared.markdown(head, lines), "; ".join(_notes(rows))])
+
+
+def _rate(row: BenchRow) -> str:
+    return f"{row.plans_per_second:,.{0 if row.plans_per_second >= 10 else 1}f}"
+
+
+def _joules(row: BenchRow) -> str:
+    return "-" if row.joules is None else f"{row.joules:.3f}"
+
+
+def _notes(rows: Sequence[BenchRow]) -> list[str]:
+    return ["candidates x iterations x horizon; per plan and problem, latents to actions", where_measured(rows[0])]

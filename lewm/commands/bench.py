@@ -17,7 +17,12 @@ def add_plan(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--plans",
         type=int,
-        help="plans per row after warm-up (default 30; with --peer 3, with --scaling 10, with --model 5)",
+        help="plans per row after warm-up (default 30; with --peer 3, with --scaling 10, with --model 5); the plain "
+        "table begins no plan after 3 s of a row, unless it has fewer than three",
+    )
+    sub.add_argument("--planners", nargs="+", metavar="NAME", help="searches of the table (default: all)")
+    sub.add_argument(
+        "--batches", nargs="+", type=int, metavar="B", help="problems planned for together (default 1 10 50)"
     )
     kind = sub.add_mutually_exclusive_group()
     kind.add_argument("--peer", action="store_true", help="compare with stable-worldmodel, in a process of its own")
@@ -62,6 +67,9 @@ def plan(args: argparse.Namespace) -> None:
         raise ValueError("--compile is for --peer: add it, or leave --compile out")
     if args.tokens is not None and args.model is None:
         raise ValueError(f"--tokens {args.tokens} is for --model: add it, or leave --tokens out")
+    for name in ("planners", "batches"):
+        if getattr(args, name) is not None and (args.model or args.peer or args.breakdown or args.scaling):
+            raise ValueError(f"--{name} is for the plain table; leave it out")
     if args.model is not None:
         token_plan(args)
         return
@@ -76,7 +84,8 @@ def plan(args: argparse.Namespace) -> None:
         return
     from lewm.bench.plan import bench_plan, table
 
-    rows = bench_plan(args.checkpoint, args.config, args.threads, 30 if args.plans is None else args.plans, args.device)
+    plans = 30 if args.plans is None else args.plans
+    rows = bench_plan(args.checkpoint, args.config, args.threads, plans, args.device, args.planners, args.batches)
     write_rows(args.json, rows)
     print(table(rows))
 
@@ -290,7 +299,8 @@ BENCHES: tuple[Row, ...] = (
         plan,
         add_plan,
         "milliseconds per plan",
-        "Milliseconds per plan over planners, budgets and batch sizes, for a checkpoint or for fresh weights of a run. "
+        "Milliseconds per plan, plans per second and, where they are counted, joules over planners, budgets and batch "
+        "sizes, for a checkpoint or for fresh weights of a run; on one core eight minutes, most of them at batch 50. "
         "With --peer: LeWM's published search by stable-worldmodel and by lewm, same weights and latents, in turns; "
         "half an hour on one core. With --breakdown: where the time goes, beside the speed of a large matrix product. "
         "With --scaling: how it grows. With --model: on a grid of tokens, cached beside plain.",

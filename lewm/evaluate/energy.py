@@ -29,6 +29,11 @@ class EnergyMeter:
         """Their sum; a difference of two is what was used in between. None where nothing is counted."""
         return sum(counter() for counter in self.counters) if self.counters else None
 
+    def since(self, before: float | None) -> float | None:
+        """What was used since `joules` said `before`. Counters move now and then (a GPU's every 0.1 s): wait longer."""
+        now = self.joules()
+        return None if before is None or now is None else now - before
+
 
 def package_counters(powercap: Path) -> list[Counter]:
     """One counter per processor package (intel-rapl:0, ...; AMD's are called so too) whose file may be read."""
@@ -56,16 +61,20 @@ class _Package:
 
 
 def gpu_counters(device: torch.device) -> Sequence[Counter]:
-    """The counter of a CUDA device; none for the CPU, and where `nvidia-ml-py` is missing."""
+    """The counter of a CUDA device; none for the CPU, and where `nvidia-ml-py`, a driver or the counter is missing."""
     if device.type != "cuda":
         return ()
     try:
         import pynvml
     except ImportError:
         return ()
-    pynvml.nvmlInit()
     uuid = str(torch.cuda.get_device_properties(device).uuid)
-    handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
+        pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)  # GPUs before Volta have none
+    except pynvml.NVMLError:
+        return ()
     return (lambda: float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3,)
 
 

@@ -3,7 +3,7 @@
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,7 +32,11 @@ class PlanTimes:
     plans: int
     threads: int
     joules: float | None = None
-    """Per plan, of everything the devices did meanwhile; None where they count nothing, see `lewm.evaluate.energy`."""
+    """Per plan, of everything the devices did meanwhile; None where they count nothing, see `lewm.evaluate.energy`.
+
+    All that the timed loop used, less what it used when run again without planning: counters move too seldom to be read
+    around one plan. Off by one move of the counter and by how unevenly the rest draws, over the number of plans.
+    """
 
 
 @contextmanager
@@ -51,28 +55,39 @@ def time_plans(policy: Policy, manifest: Manifest, plans: int = 50, threads: int
 
     Only steps at which the policy really plans count; rendering does not.
     """
-    total, encode, used = [], [], []
+    total, encode, one = [], [], np.ones(1, bool)
+    steps = range(min(WARMUP + plans, 10 * len(manifest.problems)))
     meter = EnergyMeter.of(device)
     with torch_threads(threads):
-        for i in range(min(WARMUP + plans, 10 * len(manifest.problems))):
-            problem = manifest.problems[i % len(manifest.problems)]
-            task = stand(manifest, problem)
-            past, actions = np.array(problem.past_states), np.array(problem.actions)
-            policy.start([Start(i, task, np.array(problem.goal_state), past, actions)])
-            pixels = task.render()[None]
-            before, start = meter.joules(), time.perf_counter()
-            policy.act(pixels, np.ones(1, bool))
+        for pixels in _beginnings(policy, manifest, steps[:WARMUP]):
+            policy.act(pixels, one)
+        before = meter.joules()
+        for pixels in _beginnings(policy, manifest, steps[WARMUP:]):
+            start = time.perf_counter()
+            policy.act(pixels, one)
             took = 1000 * (time.perf_counter() - start)
-            after = meter.joules()
-            if before is not None and after is not None:
-                used.append(after - before)
             clock = policy.clock if isinstance(policy, Clocked) else PlanClock(encode_ms=0.0)
             total.append(took if clock.plan_ms is None else clock.plan_ms)
             encode.append(clock.encode_ms)
-            task.close()
-    p50, p95 = np.percentile(total[WARMUP:], [50, 95])
-    joules = float(np.mean(used[WARMUP:])) if used else None
-    return PlanTimes(float(p50), float(p95), float(np.median(encode[WARMUP:])), len(total) - WARMUP, threads, joules)
+        joules = meter.since(before)
+        if joules is not None:
+            before = meter.joules()
+            for _ in _beginnings(policy, manifest, steps[WARMUP:]):
+                pass
+            joules = max(0.0, joules - (meter.since(before) or 0.0)) / len(total)
+    p50, p95 = np.percentile(total, [50, 95])
+    return PlanTimes(float(p50), float(p95), float(np.median(encode)), len(total), threads, joules)
+
+
+def _beginnings(policy: Policy, manifest: Manifest, steps: Iterable[int]) -> Iterator[np.ndarray]:
+    """The first picture of one problem after another, with the policy told of its goal."""
+    for i in steps:
+        problem = manifest.problems[i % len(manifest.problems)]
+        task = stand(manifest, problem)
+        past, actions = np.array(problem.past_states), np.array(problem.actions)
+        policy.start([Start(i, task, np.array(problem.goal_state), past, actions)])
+        yield task.render()[None]
+        task.close()
 
 
 def hardware() -> str:
@@ -140,5 +155,10 @@ class Measured(Protocol):
 
 def where_measured(row: Measured) -> str:
     """The last line under a table of such rows."""
+    return f"{row.threads} thread(s), {machine_of(row)}"
+
+
+def machine_of(row: Measured) -> str:
+    """The same without the threads, for tables that have a column of them."""
     busy = "" if row.load is None else f", load average {row.load:.1f} before"
-    return f"{row.threads} thread(s), {row.device}, {row.hardware}{busy}, torch {row.torch}"
+    return f"{row.device}, {row.hardware}{busy}, torch {row.torch}"

@@ -3,10 +3,11 @@
 import json
 from dataclasses import fields
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from lewm.bench.control_rate import ControlRow, bench_control, drive, table
+from lewm.bench.control_rate import ControlRow, bench_control, drive, markdown, table
 from lewm.cli import main
 from lewm.planning.agent import DEFAULT_PLANNERS, Agent
 
@@ -33,6 +34,38 @@ def test_rows_of_both_ways_to_plan(tiny_checkpoint_path: Path) -> None:
     assert realtime.sustained_hz == pytest.approx(5 * 1000 / realtime.planning_ms_p95)
     text = table(rows)
     assert text.count("\n") == 5 and f"{realtime.misses} of 4" in text and "paced at 500 steps/s" in text
+
+
+def test_the_page_shows_a_row_per_way_to_plan() -> None:
+    rows = [
+        row("in turn", "plans", 8.0, None, None),
+        row("in turn", "between", 0.01, None, None),
+        row("realtime", "plans", 0.5, 100.0, 2),
+    ]
+    assert markdown(rows) == (
+        "| planning | threads | ms of a step that plans, p50 / p95 | of a step between | steps per second "
+        "| plans not ready when due |\n"
+        "|---|---|---|---|---|---|\n"
+        "| in turn | 1 | 8.0 / 16.0 | 0.010 / 0.020 | 120 | - |\n"
+        "| realtime | 1 | 0.5 / 1.0 | - | 120 | 2 of 50 |\n\n"
+        "steps per second: at which 95 % of the plans make no step late; milliseconds of act, one problem, encoder "
+        "included; CEM 64 x 3 x 4, a plan every 5 steps; realtime paced at 100 steps/s; cpu, A CPU, load average 1.2 "
+        "before, torch 2.9.1"
+    )
+
+
+def row(
+    mode: Literal["in turn", "realtime"],
+    step: Literal["plans", "between"],
+    ms: float,
+    rate: float | None,
+    misses: int | None,
+) -> ControlRow:
+    timed = {"ms_p50": ms, "ms_p95": 2 * ms, "hz_p50": 1000 / ms, "hz_p95": 500 / ms, "steps": 50}
+    plans = {"wait_ms_p50": None, "wait_ms_p95": None, "planning_ms_p95": 8.0, "sustained_hz": 120.0}
+    search = {"planner": "CEM", "candidates": 64, "iterations": 3, "horizon": 4, "block": 5, "model": "C"}
+    where = {"threads": 1, "device": "cpu", "hardware": "A CPU", "load": 1.25, "torch": "2.9.1"}
+    return ControlRow(mode, step, rate=rate, misses=misses, **timed, **plans, **search, **where)  # type: ignore[arg-type]
 
 
 def test_every_step_is_one_act(tiny_checkpoint_path: Path) -> None:

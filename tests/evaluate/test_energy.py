@@ -1,6 +1,8 @@
 """Joules from counters that start again, are parts of one another, or may not be read."""
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -44,26 +46,53 @@ def test_nothing_is_said_where_nothing_is_counted(tmp_path: Path, monkeypatch: p
     assert EnergyMeter.of("cpu").joules() is None
 
 
-def test_a_gpu_counts_in_millijoules(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Nvml:
-        asked = ""
+class Nvml:
+    """Stands in for the module `pynvml`; `missing` names the call that fails."""
 
-        def nvmlInit(self) -> None: ...
+    class NVMLError(Exception): ...
 
-        def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
-            self.asked = uuid
-            return "handle"
+    asked = missing = ""
 
-        def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:
-            assert handle == "handle"
-            return 12_500
+    def nvmlInit(self) -> None:
+        self.fail("nvmlInit")
 
-    class Properties:
-        uuid = "1234"
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+        self.fail("nvmlDeviceGetHandleByUUID")
+        self.asked = uuid
+        return "handle"
 
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:
+        self.fail("nvmlDeviceGetTotalEnergyConsumption")
+        assert handle == "handle"
+        return 12_500
+
+    def fail(self, call: str) -> None:
+        if call == self.missing:
+            raise self.NVMLError("Driver Not Loaded")
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Nvml:
     nvml = Nvml()
-    monkeypatch.setitem(__import__("sys").modules, "pynvml", nvml)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties())
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="1234"))
+    return nvml
+
+
+def test_a_gpu_counts_in_millijoules(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = stand_in(monkeypatch)
     (counter,) = energy.gpu_counters(torch.device("cuda:0"))
     assert counter() == 12.5 and nvml.asked == "GPU-1234"
     assert list(energy.gpu_counters(torch.device("cpu"))) == []
+
+
+@pytest.mark.parametrize("missing", ["nvmlInit", "nvmlDeviceGetHandleByUUID", "nvmlDeviceGetTotalEnergyConsumption"])
+def test_a_gpu_that_cannot_be_asked_counts_nothing(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch).missing = missing
+    assert list(energy.gpu_counters(torch.device("cuda:0"))) == []
+
+
+def test_what_was_used_since_a_reading() -> None:
+    readings = iter([3.0, 7.5])
+    meter = EnergyMeter((lambda: next(readings),))
+    assert meter.since(meter.joules()) == 4.5
+    assert EnergyMeter(()).since(None) is None
