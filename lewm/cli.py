@@ -216,17 +216,26 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """What the words ask for; those that only the command itself can tell are its `overrides`.
+
+    Exits with 2 for what is not understood.
+    """
+    parser = build_parser()
+    overrides, rest = split_overrides(words)
+    args, unknown = parser.parse_known_args(rest)
+    args.overrides = overrides + unknown
+    if args.overrides and not args.takes_overrides:
+        parser.error(f"unrecognized arguments: {' '.join(args.overrides)}")
+    return args
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the `lewm` script."""
     # Idle OpenMP threads that spin take the cores from those that work; it has to be said before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
-    parser = build_parser()
-    overrides, words = split_overrides(sys.argv[1:] if argv is None else argv)
-    args, unknown = parser.parse_known_args(words)
-    args.overrides = overrides + unknown
-    if args.overrides and not args.takes_overrides:
-        parser.error(f"unrecognized arguments: {' '.join(args.overrides)}")
+    args = parse(sys.argv[1:] if argv is None else argv)
     try:
         args.handler(args)
     except BrokenPipeError:

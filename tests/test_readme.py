@@ -1,4 +1,4 @@
-"""The README's Python runs, its commands exist, and its tree is the tree."""
+"""The README's Python runs, its paths exist, its tables are the committed results."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lewm.cli import build_parser
 from lewm.evaluate import leaderboard
 
 ROOT = Path(__file__).parent.parent
@@ -18,13 +17,6 @@ def test_the_example_runs(tiny_checkpoint_path: Path, capsys: pytest.CaptureFixt
     assert "runs/demo/checkpoint" in example
     exec(example.replace("runs/demo/checkpoint", str(tiny_checkpoint_path)), {})
     assert re.fullmatch(r"reached: (True|False) after \d+ steps\n", capsys.readouterr().out)
-
-
-def test_every_command_it_shows_is_understood() -> None:
-    shown = re.findall(r"^    lewm ([^#\n]*)", README, re.MULTILINE)
-    assert len(shown) >= 7
-    for line in shown:
-        build_parser().parse_known_args(line.split(" && ")[0].split())
 
 
 def test_every_path_it_names_exists() -> None:

@@ -199,9 +199,6 @@ def test_studies_leave_the_model_as_it_was(tiny_checkpoint: Checkpoint, tiny_sto
     assert not tiny_checkpoint.model.training
 
 
-def test_every_command_of_the_page_is_understood() -> None:
+def test_the_page_shows_every_study() -> None:
     page = Path(lewm.study.__file__).parents[2] / "docs" / "understanding.md"
-    shown = re.findall(r"^    lewm (study .*)$", page.read_text(), re.MULTILINE)
-    assert {line.split()[1] for line in shown} == {*STUDIES, "all"}
-    for line in shown:
-        cli.build_parser().parse_args(line.split())
+    assert set(re.findall(r"^    lewm study (\w+)", page.read_text(), re.MULTILINE)) == {*STUDIES, "all"}
