@@ -162,5 +162,5 @@ def _plain(value: Any) -> Any:
 
 @functools.cache
 def help_text() -> str:
-    """Every key of a run with its meaning, for `lewm train --help`."""
+    """Every key of a run with its meaning, for `lewm train --keys`."""
     return "\n".join(f"  --{key:<36} {text}" for key, text in describe(RunConfig))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from lewm.bench import peer_plan, training_budget
+from lewm.bench import control_rate, peer_plan, plan, training_budget
 from lewm.bench.front import front_markdown, load_front
 from lewm.compare import baselines_table, encoders, load_rows
 from lewm.compare import table as objectives_table
@@ -27,6 +27,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "compare/encoders_*": lambda path: encoders.table(encoders.load_rows(path)),
     "compare/baselines_*": lambda path: baselines_table.table(load_results(path)),
     "bench/budget_*": _as_printed(training_budget.BudgetRow, training_budget.table),
+    "bench/plan_*": lambda path: plan.markdown(read_rows(plan.BenchRow, path, "measure again")),
+    "bench/control_*": lambda path: control_rate.markdown(read_rows(control_rate.ControlRow, path, "measure again")),
     "bench/peer_*": lambda path: peer_plan.markdown(read_rows(peer_plan.PeerRow, path, "measure again")),
     **{f"study/*_{name}": _as_printed(study.row, study.table) for name, study in STUDIES.items()},
 }

@@ -12,7 +12,7 @@ from lewm.evaluate.evaluate import Evaluated, evaluate
 from lewm.evaluate.manifest import Manifest
 from lewm.evaluate.methods import InverseModelConfig, MethodConfig, PlanConfig
 from lewm.evaluate.results import ResultRow
-from lewm.evaluate.statistics import mcnemar
+from lewm.evaluate.statistics import SIGNIFICANT, mcnemar
 from lewm.planning.costs import CostConfig
 from lewm.schema import build, read_json
 from planners import CEM
@@ -34,7 +34,6 @@ REFERENCE = PlanConfig(
 BOUNDS = {RandomConfig.name: ":", OracleConfig.name: "--"}
 """Baselines that every evaluation adds, and their lines in the figure; they are no points of the front."""
 
-SIGNIFICANT = 0.05
 MARKERS = "osD^vP*X<>hd"
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from lewm.evaluate.fingerprint import fingerprint
 from lewm.evaluate.logged import Logged, load_logged
-from lewm.evaluate.statistics import RESAMPLES, bootstrap_difference, mcnemar
+from lewm.evaluate.statistics import RESAMPLES, SIGNIFICANT, bootstrap_difference, mcnemar
 
 SHOWN = 20
 """Goals of a list that the text names."""
@@ -126,7 +126,9 @@ def text(row: Versus) -> str:
     """The comparison as a few lines."""
     won, lost = len(row.only_a), len(row.only_b)
     rates = [100 * (row.both + alone) / row.n for alone in (won, lost)]
-    verdict = "the difference may be chance" if row.p >= 0.05 else f"{'A' if won > lost else 'B'} reaches more goals"
+    verdict = (
+        "the difference may be chance" if row.p >= SIGNIFICANT else f"{'A' if won > lost else 'B'} reaches more goals"
+    )
     p = f"{row.p:.2g}" if row.p < 0.01 else f"{row.p:.3f}"
     return "\n".join(
         [
