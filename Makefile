@@ -1,4 +1,4 @@
-# make demo   record, train, plan and report on TwoRoom (about six minutes on two CPU cores, install included)
+# make demo   record, train, plan and report on TwoRoom (six and a half minutes on two CPU cores, after the install)
 # make test   the test suite        make lint   ruff and mypy        make install   the .venv they all share
 #
 # PYTHON=python3.12   another interpreter, 3.11 or newer

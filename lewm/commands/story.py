@@ -32,7 +32,7 @@ def demo(args: argparse.Namespace) -> None:
     evaluated = pipeline.measure(run, load(path, str(device)), store, args.out)
     write_rows(args.json, [e.row for e in evaluated])
     report = report_run(evaluated, path, store, args.out)
-    print(marked_table(evaluated))
+    print(marked_table([e.row for e in evaluated]))
     print(f"\nreport {report}\nresults {args.out / 'results.json'}\ncheckpoint {path}")
 
 
@@ -156,7 +156,7 @@ def evaluate(args: argparse.Namespace) -> None:
             "evaluate needs goals: pass --data (recordings to draw held-out pairs from) or --manifest FILE"
         )
     write_rows(args.json, [e.row for e in evaluated])
-    print(marked_table(evaluated, args.against))
+    print(marked_table([e.row for e in evaluated], args.against))
     print(f"\nreport {report_run(evaluated, args.checkpoint, store, args.out, against=args.against)}")
     print(f"results {args.out / 'results.json'}")
 
@@ -222,7 +222,7 @@ def report(args: argparse.Namespace) -> None:
         from lewm.evaluate.logged import load_logged
         from lewm.evaluate.significance import marked_markdown
 
-        print(marked_markdown(load_logged(args.run_dir), against))
+        print(marked_markdown([logged.row for logged in load_logged(args.run_dir)], against))
         return
     if args.markdown:
         from lewm.evaluate.results import load_results, markdown

@@ -1,10 +1,11 @@
 """A finished evaluation, read back from its folder."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from lewm.evaluate.fingerprint import fingerprint
 from lewm.evaluate.manifest import Manifest, load_manifest
 from lewm.evaluate.methods import MethodConfig
 from lewm.evaluate.results import ResultRow, load_results
@@ -68,7 +69,9 @@ def load_logged(run_dir: Path) -> list[Logged]:
                 raise FileNotFoundError(
                     f"{file} is missing, so {row.method} on {row.goals} cannot be reported: evaluate again"
                 )
-        measured.append(Logged(row, load_manifest(manifest), read_outcomes(log)))
+        goals, outcomes = load_manifest(manifest), read_outcomes(log)
+        reached = "".join("01"[outcome.success] for outcome in outcomes)  # rows of an older lewm say neither
+        measured.append(Logged(replace(row, manifest=fingerprint(goals), reached=reached), goals, outcomes))
     return measured
 
 

@@ -72,7 +72,7 @@ def write_report(
     groups: dict[str, list[Measured]] = {}
     for m in measured:
         groups.setdefault(m.row.goals, []).append(m)
-    found = verdicts(measured, against)
+    found = verdicts([m.row for m in measured], against)
     special = {"title", "commands", "config", "dataset", "health"}
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lewm.evaluate.fingerprint import fingerprint
-from lewm.evaluate.logged import Measured
 from lewm.evaluate.results import ResultRow, markdown, table
 from lewm.evaluate.statistics import SIGNIFICANT, holm, mcnemar
 
@@ -45,32 +43,32 @@ Verdicts = dict[tuple[str, str], Verdict]
 """Goal set and method to verdict."""
 
 
-def verdicts(measured: Sequence[Measured], reference: str | None = None) -> Verdicts:
-    """A verdict for every row, goal set by goal set.
+def verdicts(rows: Sequence[ResultRow], reference: str | None = None) -> Verdicts:
+    """A verdict for every row, goal set by goal set, but those of an older lewm, which do not say what was reached.
 
     reference: the method that all are compared with; None takes the best row of each goal set, the first of several,
     oracle and replay aside. Raises ValueError where the reference has no row, or rows of one goal set were measured on
     different goals.
     """
     found: Verdicts = {}
-    for goals in dict.fromkeys(m.row.goals for m in measured):
-        group = [m for m in measured if m.row.goals == goals]
-        if len({fingerprint(m.manifest) for m in group}) > 1:
+    told = [row for row in rows if row.reached]
+    for goals in dict.fromkeys(row.goals for row in told):
+        group = [row for row in told if row.goals == goals]
+        if len({row.manifest for row in group}) > 1:
             raise ValueError(f"goals {goals}: the rows were measured on different manifests; compare those of one")
         first = best(group) if reference is None else _named(group, reference)
-        others = [m for m in group if m is not first]
-        pairs = [_paired(m, first) for m in others]
-        found[goals, first.row.method] = Verdict(first.row.method, True, 1.0, 0, 0)
-        for m, (ours, theirs), p in zip(others, pairs, holm([mcnemar(*pair) for pair in pairs])):
+        others = [row for row in group if row is not first]
+        pairs = [(_reached(row), _reached(first)) for row in others]
+        found[goals, first.method] = Verdict(first.method, True, 1.0, 0, 0)
+        for row, (ours, theirs), p in zip(others, pairs, holm([mcnemar(*pair) for pair in pairs])):
             won, lost = (sum(a == w and b != w for a, b in zip(ours, theirs)) for w in (True, False))
-            found[goals, m.row.method] = Verdict(first.row.method, False, p, won, lost)
+            found[goals, row.method] = Verdict(first.method, False, p, won, lost)
     return found
 
 
-def best(group: Sequence[Measured]) -> Measured:
+def best(group: Sequence[ResultRow]) -> ResultRow:
     """The row with most goals reached, of those of methods that know no more than an agent does where there are any."""
-    fair = [m for m in group if not privileged(m.row)]
-    return max(fair or group, key=lambda m: m.row.successes)
+    return max([row for row in group if not privileged(row)] or group, key=lambda row: row.successes)
 
 
 def privileged(row: ResultRow) -> bool:
@@ -87,30 +85,31 @@ def legend(reference: str | None = None) -> str:
     )
 
 
-def marked_table(measured: Sequence[Measured], reference: str | None = None) -> str:
+def marked_table(rows: Sequence[ResultRow], reference: str | None = None) -> str:
     """The rows as aligned text, with what is significant."""
-    marks = {key: verdict.mark for key, verdict in verdicts(measured, reference).items()}
-    return table([m.row for m in measured], marks, legend(reference))
+    return table(rows, _marks(rows, reference), legend(reference))
 
 
-def marked_markdown(measured: Sequence[Measured], reference: str | None = None) -> str:
+def marked_markdown(rows: Sequence[ResultRow], reference: str | None = None) -> str:
     """The rows as Markdown, with what is significant."""
-    marks = {key: verdict.mark for key, verdict in verdicts(measured, reference).items()}
-    return markdown([m.row for m in measured], marks, legend(reference))
+    return markdown(rows, _marks(rows, reference), legend(reference))
 
 
-def _named(group: Sequence[Measured], method: str) -> Measured:
-    for m in group:
-        if m.row.method == method:
-            return m
+def _marks(rows: Sequence[ResultRow], reference: str | None) -> dict[tuple[str, str], str]:
+    found = verdicts(rows, reference)
+    keys = [(row.goals, row.method) for row in rows]
+    return {key: found[key].mark if key in found else "not recorded" for key in keys}
+
+
+def _named(group: Sequence[ResultRow], method: str) -> ResultRow:
+    for row in group:
+        if row.method == method:
+            return row
     raise ValueError(
-        f"goals {group[0].row.goals}: there is no row {method!r} to compare with; the rows are "
-        f"{', '.join(m.row.method for m in group)}"
+        f"goals {group[0].goals}: there is no row {method!r} to compare with; the rows are "
+        f"{', '.join(row.method for row in group)}"
     )
 
 
-def _paired(one: Measured, other: Measured) -> tuple[list[bool], list[bool]]:
-    """Successes on the goals that both have run."""
-    ours, theirs = ({o.problem: o.success for o in m.outcomes} for m in (one, other))
-    both = sorted(ours.keys() & theirs.keys())
-    return [ours[i] for i in both], [theirs[i] for i in both]
+def _reached(row: ResultRow) -> list[bool]:
+    return [digit == "1" for digit in row.reached]

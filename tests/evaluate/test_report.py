@@ -84,7 +84,10 @@ def change(evaluated: Evaluated, success: bool) -> Evaluated:
     """The same method, had it always (never) reached the goal."""
     n = len(evaluated.outcomes)
     outcomes = tuple(dataclasses.replace(o, success=success) for o in evaluated.outcomes)
-    row = dataclasses.replace(evaluated.row, successes=n * success, success=float(success), low=0.7, high=1.0)
+    said = "01"[success] * n
+    row = dataclasses.replace(
+        evaluated.row, successes=n * success, success=float(success), low=0.7, high=1.0, reached=said
+    )
     return dataclasses.replace(evaluated, outcomes=outcomes, row=row)
 
 

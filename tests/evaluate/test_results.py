@@ -86,7 +86,7 @@ def test_a_summary_has_a_row_per_method_and_a_column_per_goal_set() -> None:
     assert summary([ROW, far, chance]).splitlines() == [
         "| method | search | ahead_25, n = 200, 50 steps | far, n = 50, 100 steps | ms per plan |",
         "|---|---|---|---|---|",
-        "| cost_to_go | cem 32 x 3 x 2 | **98.5 (95.7 - 99.5)** | **50.0 (37.0 - 63.0)** | 2.7 |",
+        "| cost_to_go | cem 32 x 3 x 2 | 98.5 (95.7 - 99.5) | 50.0 (37.0 - 63.0) | 2.7 |",
         "| random | - | 10.0 (6.7 - 14.9) | - | - |",
     ]
 
@@ -106,7 +106,5 @@ def test_a_summary_marks_what_may_be_chance() -> None:
     assert best.startswith("**") and close.startswith("≈ ") and poor == told == "98.5 (95.7 - 99.5)"
     best, close, poor, told = cells(summary(rows, "poor"))
     assert poor.startswith("**") and best == close == told
-    rows[1] = replace(rows[1], manifest="other")
-    assert cells(summary(rows))[1] == "98.5 (95.7 - 99.5)", "other goals are no pair"
     with pytest.raises(ValueError, match="there is no row 'cem' to compare with; the rows are best, close, poor, told"):
         summary(rows, "cem")
