@@ -7,8 +7,8 @@ from pathlib import Path
 
 from lewm.bench import control_rate, peer_plan, plan, training_budget
 from lewm.bench.front import front_markdown, load_front
-from lewm.compare import baselines_table, encoders, load_rows
-from lewm.compare import table as objectives_table
+from lewm.compare import baselines_table, encoders, objectives_table
+from lewm.compare.objectives_rows import load_rows
 from lewm.evaluate.results import load_results
 from lewm.evaluate.summary import summary
 from lewm.schema import read_rows
@@ -23,7 +23,7 @@ def _as_printed(row: type, table: Callable[..., str]) -> Callable[[Path], str]:
 TABLES: dict[str, Callable[[Path], str]] = {
     "front_*": lambda path: front_markdown(load_front(path)),
     "*_cpu": lambda path: summary(load_results(path)),
-    "compare/objectives_*": lambda path: objectives_table(load_rows(path)),
+    "compare/objectives_*": lambda path: objectives_table.table(load_rows(path)),
     "compare/encoders_*": lambda path: encoders.table(encoders.load_rows(path)),
     "compare/baselines_*": lambda path: baselines_table.table(load_results(path)),
     "bench/budget_*": _as_printed(training_budget.BudgetRow, training_budget.table),

@@ -12,7 +12,7 @@ import torch
 
 from lewm import pipeline
 from lewm.checkpoint import load
-from lewm.compare.run import plan_with
+from lewm.compare.objectives import plan_with
 from lewm.config import RunConfig
 from lewm.data.store import Store
 from lewm.evaluate.methods import PlanConfig

@@ -28,7 +28,8 @@ def add_objectives(sub: argparse.ArgumentParser) -> None:
 def objectives(args: argparse.Namespace) -> None:
     """Train every objective on the same recordings."""
     from lewm import config
-    from lewm.compare import compare_objectives, table, time_again
+    from lewm.compare.objectives import compare_objectives, time_again
+    from lewm.compare.objectives_table import table
     from lewm.objectives import OBJECTIVES
     from lewm.pipeline import pick_device
 

@@ -14,8 +14,8 @@ import torch
 
 from lewm import config, pipeline
 from lewm.checkpoint import Checkpoint, load
-from lewm.compare.rows import Success
-from lewm.compare.run import plan_with
+from lewm.compare.objectives import plan_with
+from lewm.compare.objectives_rows import Success
 from lewm.compare.shared import check_names, leaves, markdown, pick_rows, read_comparison, refuse_others, words
 from lewm.config import RunConfig
 from lewm.data.store import Store

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lewm.compare import load_rows, table
+from lewm.compare.objectives_rows import load_rows
+from lewm.compare.objectives_table import table
 from lewm.evaluate.seeds import (
     difference_p,
     interquartile_mean,

@@ -11,8 +11,9 @@ import torch
 
 from lewm.checkpoint import load
 from lewm.cli import main
-from lewm.compare import ADAPTED, CompareRow, CurvePoint, collapse_step, compare_objectives, load_rows, recipe
-from lewm.compare import run as comparing
+from lewm.compare import objectives as comparing
+from lewm.compare.objectives import ADAPTED, compare_objectives, recipe
+from lewm.compare.objectives_rows import CompareRow, CurvePoint, collapse_step, load_rows
 from lewm.config import RunConfig, dump
 from lewm.data.store import Store
 from lewm.data.windows import Batch, Windows

@@ -4,8 +4,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from lewm.compare.objectives_rows import CompareRow
 from lewm.compare.over_seeds import over_seeds
-from lewm.compare.rows import CompareRow
 from lewm.compare.shared import markdown
 from lewm.evaluate.statistics import wilson
 

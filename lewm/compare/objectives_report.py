@@ -18,8 +18,8 @@ from markupsafe import Markup
 
 import lewm.evaluate
 from lewm import __version__
-from lewm.compare.rows import COLLAPSED_RANK, COLLAPSED_STD, CompareRow, CurvePoint
-from lewm.compare.summary import Summary, summarise
+from lewm.compare.objectives_rows import COLLAPSED_RANK, COLLAPSED_STD, CompareRow, CurvePoint
+from lewm.compare.objectives_table import Summary, summarise
 from lewm.evaluate.report_figures import (
     SERIES,
     Axis,

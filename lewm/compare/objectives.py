@@ -1,4 +1,7 @@
-"""Trains and measures the rows of the comparison. Resumable: a finished row is kept, an unfinished one continues."""
+"""`lewm compare objectives`: every objective on the same recordings, with the same network and budget.
+
+Resumable: a finished row is kept, an unfinished one continues.
+"""
 
 import json
 import statistics
@@ -14,8 +17,8 @@ import torch
 
 from lewm import pipeline
 from lewm.checkpoint import Checkpoint, load
-from lewm.compare.report import write_outputs
-from lewm.compare.rows import CompareRow, CurvePoint, Success, collapse_step, curve_point
+from lewm.compare.objectives_report import write_outputs
+from lewm.compare.objectives_rows import CompareRow, CurvePoint, Success, collapse_step, curve_point
 from lewm.compare.shared import leaves, refuse_others
 from lewm.config import RunConfig, dump
 from lewm.data.store import Store, split_episodes

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lewm.compare import CompareRow, CurvePoint, Success, summarise, table
-from lewm.compare.report import R2Axis, collapses, mean_curve, write_report
-from lewm.compare.summary import Spread, spread
+from lewm.compare.objectives_report import R2Axis, collapses, mean_curve, write_report
+from lewm.compare.objectives_rows import CompareRow, CurvePoint, Success
+from lewm.compare.objectives_table import Spread, spread, summarise, table
 from lewm.evaluate.statistics import wilson
 
 
