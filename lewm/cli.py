@@ -7,6 +7,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from lewm import __version__, commands
 from lewm.commands.shared import Row
@@ -195,9 +196,16 @@ COMMANDS: tuple[Row, ...] = (
 """What runs, its options, one line of help, and what it does."""
 
 
-def build_parser() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """A parser, and those of its sub-commands, that takes no short forms: --proposal is a key, not --proposal-only."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
+
+def build_parser() -> Parser:
     """All commands and their options."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="lewm",
         description="World-model planning for control: recorded rollouts in, a planner that reaches a goal image out.",
         epilog=EPILOG,

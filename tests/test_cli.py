@@ -180,6 +180,21 @@ def test_overrides_may_come_without_or_before_the_run(tmp_path: Path, capsys: Ca
     assert (yaml.safe_load(out)["task"], yaml.safe_load(out)["train"]["steps"]) == ("reacher", 9)
 
 
+@pytest.mark.parametrize("key", ["proposal", "cost-to-go"])
+def test_a_key_that_begins_as_an_option_does_is_the_key(key: str, capsys: Capture) -> None:
+    code, out, err = run(capsys, "train", "two_room", f"--{key}", "{steps: 20}", "--print-config")
+    assert (code, err) == (0, "") and yaml.safe_load(out)[key.replace("-", "_")]["steps"] == 20
+
+
+@pytest.mark.parametrize(
+    "words", [["study", "probes", "--test", "5"], ["bench", "plan", "--plan", "5"], ["inspect", "a", "--veri"]]
+)
+def test_options_have_to_be_written_in_full(words: list[str], capsys: Capture) -> None:
+    required = ["--checkpoint", "c", "--data", "d"] if words[0] == "study" else []
+    code, _, err = run(capsys, *words, *required)
+    assert code == 2 and "unrecognized arguments" in err
+
+
 @pytest.mark.parametrize("name", ["bash", "zsh", "tcsh"])
 def test_shell_completion(name: str, capsys: Capture) -> None:
     code, out, _ = run(capsys, "--print-completion", name)
