@@ -109,7 +109,9 @@ def origin(run: RunConfig, store: Store) -> Origin:
 
 
 def refit_cost_to_go(path: Path, config: CostToGoConfig, store: Store, out: Path, device: str) -> Path:
-    """Give a trained checkpoint a (new) cost-to-go head; writes `out/checkpoint`."""
+    """Give a trained checkpoint a (new) cost-to-go head; writes `out/checkpoint`. Raises ValueError for no steps."""
+    if config.steps == 0:
+        raise ValueError("cost_to_go.steps is 0, which fits none: add --cost_to_go.steps 4000")
     checkpoint = load(path, device)
     origin = checkpoint.origin
     head = train_cost_to_go(checkpoint.model, config, store, out / "train", origin.held_out, origin.seed)

@@ -281,6 +281,16 @@ def test_train_records_first_and_says_where_the_model_is(run_file: Path, tmp_pat
     ).all()
 
 
+def test_a_cost_to_go_of_no_steps_is_refused(
+    run_file: Path, tiny_store: Store, tiny_checkpoint_path: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    words = ["train", str(run_file), "--out", str(tmp_path / "o"), "--data", str(tiny_store.path), "--device", "cpu"]
+    words += ["--cost-to-go-only", str(tiny_checkpoint_path), "--cost_to_go.steps", "0"]
+    code, _, err = run(capsys, *words)
+    assert (code, err) == (1, "lewm train: cost_to_go.steps is 0, which fits none: add --cost_to_go.steps 4000\n")
+    assert not (tmp_path / "o").exists()
+
+
 def test_evaluate_from_a_store_then_from_its_manifest(
     run_file: Path, tiny_store: Store, tiny_checkpoint_path: Path, tmp_path: Path, capsys: Capture
 ) -> None:
