@@ -281,6 +281,34 @@ def test_train_records_first_and_says_where_the_model_is(run_file: Path, tmp_pat
     ).all()
 
 
+@pytest.mark.parametrize("key", ["train.learning_rate", "cost_to_go.learning_rate"])
+def test_a_training_that_is_refused_leaves_what_is_said_of_the_one_before(
+    key: str, run_file: Path, tiny_store: Store, tmp_path: Path, capsys: Capture
+) -> None:
+    words = ["train", str(run_file), "--out", str(tmp_path / "o"), "--data", str(tiny_store.path), "--device", "cpu"]
+    code, _, err = run(capsys, *words)
+    assert code == 0, err
+    said = {name: (tmp_path / "o" / name).read_text() for name in ("config.yaml", "run.json")}
+    code, _, err = run(capsys, *words, f"--{key}", "0.5")
+    assert code == 1 and "choose another --out" in err
+    assert said == {name: (tmp_path / "o" / name).read_text() for name in said}
+    code, _, err = run(capsys, *words, "--evaluate.batch", "3")  # what no training depends on is taken over
+    assert code == 0 and load(tmp_path / "o" / "config.yaml").evaluate.batch == 3
+
+
+def test_an_evaluation_that_is_refused_leaves_what_is_said_of_the_one_before(
+    run_file: Path, tiny_store: Store, tiny_checkpoint_path: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    words = ["evaluate", str(run_file), "--checkpoint", str(tiny_checkpoint_path), "--data", str(tiny_store.path)]
+    words += ["--out", str(tmp_path / "e"), "--device", "cpu"]
+    code, _, err = run(capsys, *words)
+    assert code == 0, err
+    said = (tmp_path / "e" / "evaluation" / "config.yaml").read_text()
+    code, _, err = run(capsys, *words, "--evaluate.methods.0.history", "5")
+    assert code == 1 and "history is 5" in err
+    assert said == (tmp_path / "e" / "evaluation" / "config.yaml").read_text()
+
+
 def test_a_cost_to_go_of_no_steps_is_refused(
     run_file: Path, tiny_store: Store, tiny_checkpoint_path: Path, tmp_path: Path, capsys: Capture
 ) -> None:
