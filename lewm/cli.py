@@ -1,6 +1,6 @@
 """The command line: the table of all commands, whose options and deeds are in `lewm.commands`, and the parser.
 
-Exit codes: 0 done, 1 something went wrong, 2 the command was not understood.
+Exit codes: 0 done, 1 something went wrong, 2 the command was not understood, 130 stopped by Ctrl-C.
 """
 
 import argparse
@@ -239,6 +239,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.handler(args)
     except BrokenPipeError:
         raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        if args.debug:
+            raise
+        again = "run the same command again: it goes on where it can, and starts over where it cannot"
+        print(f"lewm {args.command}: stopped; {again}", file=sys.stderr)
+        raise SystemExit(130) from None
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         if args.debug:
             raise

@@ -138,6 +138,16 @@ def test_debug_shows_where_it_happened(tmp_path: Path) -> None:
         cli.main(["--debug", "collect", "nowhere", "--out", str(tmp_path)])
 
 
+def test_ctrl_c_is_one_sentence(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lewm.pipeline.record", stop)
+    code, out, err = run(capsys, "collect", "two_room", "--out", str(tmp_path / "o"))
+    assert (code, out) == (130, "") and err.startswith("lewm collect: stopped; run the same command again")
+    assert err.count("\n") == 1
+
+
 @pytest.mark.parametrize("command", RUN_COMMANDS)
 def test_print_config_is_the_resolved_run(command: str, tmp_path: Path, capsys: Capture) -> None:
     words = [
