@@ -197,10 +197,14 @@ COMMANDS: tuple[Row, ...] = (
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser, and those of its sub-commands, that takes no short forms: --proposal is a key, not --proposal-only."""
+    """A parser, and those of its sub-commands, that takes no short forms: --proposal is a key, not --proposal-only.
+
+    It leaves itself in the arguments as `parser`, so that the sub-command's own says what is wrong with them.
+    """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
+        self.set_defaults(parser=self)
 
 
 def build_parser() -> Parser:
@@ -234,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, unknown = parser.parse_known_args(words)
     args.overrides = overrides + unknown
     if args.overrides and not args.takes_overrides:
-        parser.error(f"unrecognized arguments: {' '.join(args.overrides)}")
+        args.parser.error(f"unrecognized arguments: {' '.join(args.overrides)}")
     try:
         args.handler(args)
     except BrokenPipeError:

@@ -133,6 +133,11 @@ def test_mistakes_in_a_file_are_one_sentence(
     assert last.startswith("lewm collect: ") and expected in last and "Traceback" not in err
 
 
+def test_a_result_that_is_not_there_is_one_sentence(tmp_path: Path, capsys: Capture) -> None:
+    code, _, err = run(capsys, "report", str(tmp_path), "--summary")
+    assert code == 1 and err.startswith(f"lewm report: {tmp_path / 'results.json'} is no file: ")
+
+
 def test_debug_shows_where_it_happened(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no configuration nowhere"):
         cli.main(["--debug", "collect", "nowhere", "--out", str(tmp_path)])
@@ -203,6 +208,7 @@ def test_options_have_to_be_written_in_full(words: list[str], capsys: Capture) -
     required = ["--checkpoint", "c", "--data", "d"] if words[0] == "study" else []
     code, _, err = run(capsys, *words, *required)
     assert code == 2 and "unrecognized arguments" in err
+    assert err.startswith(f"usage: lewm {words[0]} {words[1] if words[0] != 'inspect' else ''}")  # its own, not lewm's
 
 
 @pytest.mark.parametrize("name", ["bash", "zsh", "tcsh"])
