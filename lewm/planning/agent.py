@@ -20,6 +20,7 @@ from lewm.data.stacking import channels_first
 from lewm.planning.action_limits import AS_RECORDED, ActionLimits
 from lewm.planning.budget import Budget, fit_budget, replan_times
 from lewm.planning.chance import chance_table
+from lewm.planning.checks import check_cost, check_planner
 from lewm.planning.costs import CostConfig, GoalCost, Situation
 from lewm.planning.fast_compile import compile_rollout
 from lewm.planning.fast_rollout import prepare
@@ -79,19 +80,8 @@ class Agent:
                 f"replan_every is {replan_every}; it must lie in 1..{planner.horizon}, the planner's horizon"
             )
         self.model, self.head = checkpoint.model, checkpoint.cost_to_go
-        if "proprio" in cost.terms and checkpoint.readout is None:
-            raise ValueError(
-                f"cost proprio: {checkpoint.path} reads out no state entries; train one with readout.entries"
-            )
-        if "measured" in cost.terms and not self.model.facts.proprio:
-            raise ValueError(f"cost measured: {checkpoint.path} measures nothing; train a model with model.proprio")
-        if "cost_to_go" in cost.terms and self.head is None:
-            raise ValueError(f"cost cost_to_go: {checkpoint.path} has no cost-to-go head; use latent_l2 or train one")
-        if cost.risk is not None and self.model.variable is None:
-            raise ValueError(
-                f"cost.risk is {cost.risk.kind}, but the model of {checkpoint.path} has no latent variable, so every "
-                "plan has one future: leave cost.risk out, or train with model.variable"
-            )
+        check_planner(planner, cost)
+        check_cost(cost, checkpoint)
         check_proposal(proposal, checkpoint)
         if not 1 <= history <= self.model.context:
             raise ValueError(f"history is {history}; this model's predictor can see 1..{self.model.context} frames")

@@ -14,9 +14,10 @@ from lewm.checkpoint import Checkpoint
 from lewm.nets.predictors import MLPConfig, RotaryConfig
 from lewm.planning.action_limits import action_box
 from lewm.planning.agent import DEFAULT_PLANNERS, Agent
+from lewm.planning.checks import check_planner
 from lewm.planning.costs import CostConfig
 from lewm.planning.policy import AgentPolicy, Start
-from planners import CEM, ICEM, MPPI, Planner, WarmStart, shift
+from planners import CEM, ICEM, MPPI, PLANNERS, Grasp, Planner, Risk, WarmStart, shift
 
 SMALL = CEM(candidates=8, iterations=2, elites=3, horizon=3)
 L2 = CostConfig({"latent_l2": 1.0})
@@ -191,6 +192,27 @@ def test_a_problem_that_rests_between_plans_waits_for_the_next() -> None:
     works = [True, False, True, True]
     acted = [agent.act(frame, np.array([on])).any() for frame, on in zip(frames, works, strict=True)]
     assert acted == [True, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("categorical_cem", "planner CategoricalCEM searches discrete actions, .* use cem, icem, "),
+        ("feasible_first", "planner FeasibleFirst keeps limits, and the cost sets none: .* max_change, or use cem"),
+        ("augmented_lagrangian", "planner AugmentedLagrangian keeps limits, and the cost sets none"),
+    ],
+)
+def test_a_planner_whose_needs_are_not_met_is_refused_before_the_first_episode(name: str, expected: str) -> None:
+    checkpoint = toy_checkpoint(toy_model())
+    with pytest.raises(ValueError, match=expected):
+        Agent(checkpoint, PLANNERS[name](), L2)
+    if name != "categorical_cem":
+        Agent(checkpoint, PLANNERS[name](), replace(L2, max_change=0.5))
+
+
+def test_a_planner_over_states_is_refused_where_futures_are_sampled() -> None:
+    with pytest.raises(ValueError, match=r"planner Grasp searches over the states of one future, .*risk is mean"):
+        check_planner(Grasp(), replace(L2, risk=Risk("mean")))
 
 
 def test_nobody_active() -> None:
