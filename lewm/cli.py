@@ -1,12 +1,13 @@
 """The command line: the table of all commands, whose options and deeds are in `lewm.commands`, and the parser.
 
-Exit codes: 0 done, 1 something went wrong, 2 the command was not understood.
+Exit codes: 0 done, 1 something went wrong, 2 the command was not understood, 130 stopped by Ctrl-C.
 """
 
 import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from lewm import __version__, commands
 from lewm.commands.shared import Row
@@ -195,9 +196,20 @@ COMMANDS: tuple[Row, ...] = (
 """What runs, its options, one line of help, and what it does."""
 
 
-def build_parser() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """A parser, and those of its sub-commands, that takes no short forms: --proposal is a key, not --proposal-only.
+
+    It leaves itself in the arguments as `parser`, so that the sub-command's own says what is wrong with them.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+        self.set_defaults(parser=self)
+
+
+def build_parser() -> Parser:
     """All commands and their options."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="lewm",
         description="World-model planning for control: recorded rollouts in, a planner that reaches a goal image out.",
         epilog=EPILOG,
@@ -226,7 +238,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     args, unknown = parser.parse_known_args(rest)
     args.overrides = overrides + unknown
     if args.overrides and not args.takes_overrides:
-        parser.error(f"unrecognized arguments: {' '.join(args.overrides)}")
+        args.parser.error(f"unrecognized arguments: {' '.join(args.overrides)}")
     return args
 
 
@@ -240,6 +252,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.handler(args)
     except BrokenPipeError:
         raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        if args.debug:
+            raise
+        again = "run the same command again: it goes on where it can, and starts over where it cannot"
+        print(f"lewm {args.command}: stopped; {again}", file=sys.stderr)
+        raise SystemExit(130) from None
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         if args.debug:
             raise

@@ -21,8 +21,15 @@ class Finding:
     mend: str = ""
 
 
-EXTRAS = {"transformers": "frozen", "pytest": "test", "hypothesis": "test", "ruff": "dev", "mypy": "dev"}
-"""Optional modules and the extra that installs them."""
+EXTRAS = {
+    "frozen": ("transformers",),
+    "import": ("h5py", "hdf5plugin", "pyarrow", "zarr", "minari"),
+    "power": ("pynvml",),
+    "tasks": ("ogbench", "gymnasium_robotics", "dm_control", "shimmy"),
+    "test": ("pytest", "hypothesis"),
+    "dev": ("ruff", "mypy"),
+}
+"""Every extra of the package and the modules that it installs."""
 
 
 def check_python() -> Finding:
@@ -90,12 +97,12 @@ def check_camera() -> Finding:
 
 def check_extras() -> Finding:
     """Optional packages."""
-    absent = sorted({extra for module, extra in EXTRAS.items() if importlib.util.find_spec(module) is None})
+    absent = sorted(extra for extra, modules in EXTRAS.items() if not all(map(importlib.util.find_spec, modules)))
     if absent:
         return Finding(
             "extras", "missing", f"not installed: {', '.join(absent)}", f"pip install 'lewm[{','.join(absent)}]'"
         )
-    return Finding("extras", "ok", ", ".join(sorted(set(EXTRAS.values()))))
+    return Finding("extras", "ok", ", ".join(sorted(EXTRAS)))
 
 
 def check_video() -> Finding:

@@ -67,9 +67,12 @@ def fit(run: RunConfig, store: Store, out: Path, device: torch.device, quiet: bo
     """
     if distributed.rank() > 0:
         return _fit(run, store, out, device, quiet)
-    save_run(run, out)
+    if not (out / "train" / "trainer.pt").exists():  # else it may still be refused, and what is saved has to stay
+        save_run(run, out)
     with keep_time(out, "train"):
-        return _fit(run, store, out, device, quiet)
+        path = _fit(run, store, out, device, quiet)
+    save_run(run, out)
+    return path
 
 
 def _fit(run: RunConfig, store: Store, out: Path, device: torch.device, quiet: bool) -> Path:
@@ -110,7 +113,9 @@ def origin(run: RunConfig, store: Store) -> Origin:
 
 
 def refit_cost_to_go(path: Path, config: CostToGoConfig, store: Store, out: Path, device: str) -> Path:
-    """Give a trained checkpoint a (new) cost-to-go head; writes `out/checkpoint`."""
+    """Give a trained checkpoint a (new) cost-to-go head; writes `out/checkpoint`. Raises ValueError for no steps."""
+    if config.steps == 0:
+        raise ValueError("cost_to_go.steps is 0, which fits none: add --cost_to_go.steps 4000")
     checkpoint = load(path, device)
     split_of(checkpoint, store)  # refuses recordings that it was not trained on
     origin = checkpoint.origin
@@ -160,8 +165,8 @@ def measure_manifests(
     folder = out / "evaluation"
     for manifest in manifests:
         keep_manifest(manifest, folder / f"manifest_{manifest.goals.name}.json")
-    save_run(run, folder)
     evaluated = evaluate(run.evaluate, manifests, checkpoint, folder, quiet)
+    save_run(run, folder)
     methods = {e.method.name: e.method for e in evaluated}
     save_setup(Setup(str(checkpoint.path.resolve()), run.evaluate.seed, tuple(methods.values())), out)
     save_results([e.row for e in evaluated], out / "results.json")

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -48,9 +49,10 @@ class Processes:
 
 
 def _begin() -> None:
-    """A worker whose parent was killed ends too, instead of waiting for work for ever."""
+    """A worker whose parent was killed ends too, instead of waiting for work for ever; Ctrl-C ends it in silence."""
     import cv2
 
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     cv2.setNumThreads(1)
     parent = multiprocessing.parent_process()
 

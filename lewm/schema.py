@@ -49,7 +49,12 @@ def build(cls: type[T], data: Any, where: str, path: str = "") -> T:
 
 
 def read_json(path: Path) -> Any:
-    """The contents of a JSON file, compressed where it is called .gz; a broken one is a SchemaError that names it."""
+    """The contents of a JSON file, compressed where it is called .gz.
+
+    Raises FileNotFoundError for one that is not there and SchemaError for a broken one; both name it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is no file: check the path, or run the command that writes it first")
     try:
         return json.loads(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:

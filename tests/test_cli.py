@@ -133,9 +133,24 @@ def test_mistakes_in_a_file_are_one_sentence(
     assert last.startswith("lewm collect: ") and expected in last and "Traceback" not in err
 
 
+def test_a_result_that_is_not_there_is_one_sentence(tmp_path: Path, capsys: Capture) -> None:
+    code, _, err = run(capsys, "report", str(tmp_path), "--summary")
+    assert code == 1 and err.startswith(f"lewm report: {tmp_path / 'results.json'} is no file: ")
+
+
 def test_debug_shows_where_it_happened(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no configuration nowhere"):
         cli.main(["--debug", "collect", "nowhere", "--out", str(tmp_path)])
+
+
+def test_ctrl_c_is_one_sentence(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lewm.pipeline.record", stop)
+    code, out, err = run(capsys, "collect", "two_room", "--out", str(tmp_path / "o"))
+    assert (code, out) == (130, "") and err.startswith("lewm collect: stopped; run the same command again")
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", RUN_COMMANDS)
@@ -178,6 +193,22 @@ def test_overrides_may_come_without_or_before_the_run(tmp_path: Path, capsys: Ca
     code, out, err = run(capsys, "train", "--train.steps", "9", "reacher", "--out", str(tmp_path), "--print-config")
     assert (code, err) == (0, "")
     assert (yaml.safe_load(out)["task"], yaml.safe_load(out)["train"]["steps"]) == ("reacher", 9)
+
+
+@pytest.mark.parametrize("key", ["proposal", "cost-to-go"])
+def test_a_key_that_begins_as_an_option_does_is_the_key(key: str, capsys: Capture) -> None:
+    code, out, err = run(capsys, "train", "two_room", f"--{key}", "{steps: 20}", "--print-config")
+    assert (code, err) == (0, "") and yaml.safe_load(out)[key.replace("-", "_")]["steps"] == 20
+
+
+@pytest.mark.parametrize(
+    "words", [["study", "probes", "--test", "5"], ["bench", "plan", "--plan", "5"], ["inspect", "a", "--veri"]]
+)
+def test_options_have_to_be_written_in_full(words: list[str], capsys: Capture) -> None:
+    required = ["--checkpoint", "c", "--data", "d"] if words[0] == "study" else []
+    code, _, err = run(capsys, *words, *required)
+    assert code == 2 and "unrecognized arguments" in err
+    assert err.startswith(f"usage: lewm {words[0]} {words[1] if words[0] != 'inspect' else ''}")  # its own, not lewm's
 
 
 @pytest.mark.parametrize("name", ["bash", "zsh", "tcsh"])
@@ -264,6 +295,44 @@ def test_train_records_first_and_says_where_the_model_is(run_file: Path, tmp_pat
         refitted.model.state_dict()["predictor.out.bias"]
         == lewm.load(out / "checkpoint").model.state_dict()["predictor.out.bias"]
     ).all()
+
+
+@pytest.mark.parametrize("key", ["train.learning_rate", "cost_to_go.learning_rate"])
+def test_a_training_that_is_refused_leaves_what_is_said_of_the_one_before(
+    key: str, run_file: Path, tiny_store: Store, tmp_path: Path, capsys: Capture
+) -> None:
+    words = ["train", str(run_file), "--out", str(tmp_path / "o"), "--data", str(tiny_store.path), "--device", "cpu"]
+    code, _, err = run(capsys, *words)
+    assert code == 0, err
+    said = {name: (tmp_path / "o" / name).read_text() for name in ("config.yaml", "run.json")}
+    code, _, err = run(capsys, *words, f"--{key}", "0.5")
+    assert code == 1 and "choose another --out" in err
+    assert said == {name: (tmp_path / "o" / name).read_text() for name in said}
+    code, _, err = run(capsys, *words, "--evaluate.batch", "3")  # what no training depends on is taken over
+    assert code == 0 and load(tmp_path / "o" / "config.yaml").evaluate.batch == 3
+
+
+def test_an_evaluation_that_is_refused_leaves_what_is_said_of_the_one_before(
+    run_file: Path, tiny_store: Store, tiny_checkpoint_path: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    words = ["evaluate", str(run_file), "--checkpoint", str(tiny_checkpoint_path), "--data", str(tiny_store.path)]
+    words += ["--out", str(tmp_path / "e"), "--device", "cpu"]
+    code, _, err = run(capsys, *words)
+    assert code == 0, err
+    said = (tmp_path / "e" / "evaluation" / "config.yaml").read_text()
+    code, _, err = run(capsys, *words, "--evaluate.methods.0.history", "5")
+    assert code == 1 and "history is 5" in err
+    assert said == (tmp_path / "e" / "evaluation" / "config.yaml").read_text()
+
+
+def test_a_cost_to_go_of_no_steps_is_refused(
+    run_file: Path, tiny_store: Store, tiny_checkpoint_path: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    words = ["train", str(run_file), "--out", str(tmp_path / "o"), "--data", str(tiny_store.path), "--device", "cpu"]
+    words += ["--cost-to-go-only", str(tiny_checkpoint_path), "--cost_to_go.steps", "0"]
+    code, _, err = run(capsys, *words)
+    assert (code, err) == (1, "lewm train: cost_to_go.steps is 0, which fits none: add --cost_to_go.steps 4000\n")
+    assert not (tmp_path / "o").exists()
 
 
 def test_evaluate_from_a_store_then_from_its_manifest(

@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -133,7 +134,7 @@ def test_the_doctor_finds_this_machine_fit() -> None:
 def test_whatever_is_not_ok_says_how_to_mend_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.sys, "executable", "/bin/false")
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(doctor, "EXTRAS", {"no_such_module": "dev"})
+    monkeypatch.setattr(doctor, "EXTRAS", {"dev": ("no_such_module",)})
     findings = [check() for check in doctor.CHECKS]
     bad = {f.check: f for f in findings if f.status != "ok"}
     assert {
@@ -148,6 +149,13 @@ def test_whatever_is_not_ok_says_how_to_mend_it(monkeypatch: pytest.MonkeyPatch)
     assert bad["extras"].mend == "pip install 'lewm[dev]'"
     assert [bad[name].status for name in ("MuJoCo physics", "camera (OpenGL)")] == ["broken", "missing"]
     assert doctor.table(findings).count(" -> ") == len(bad)
+
+
+def test_the_doctor_looks_for_every_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert doctor.EXTRAS.keys() == extras.keys() and all(doctor.EXTRAS.values())
+    monkeypatch.setattr(doctor, "EXTRAS", {"tasks": ("json", "no_such_module"), "test": ("json",)})
+    assert doctor.check_extras().detail == "not installed: tasks"
 
 
 def test_a_broken_torch_is_a_finding_and_not_the_end_of_the_doctor(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,6 +155,12 @@ def test_field_docstrings_are_the_help() -> None:
     assert ("spare.lives", "Lives left.") in keys
 
 
+def test_json_that_is_not_there_is_named(tmp_path: Path) -> None:
+    for path in (tmp_path / "nope.json", tmp_path):
+        with pytest.raises(FileNotFoundError, match=f"^{path} is no file: check the path, or run the command"):
+            read_json(path)
+
+
 def test_json_that_is_not_json_is_named(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     for content in (b"{", b"", b"\xff\xfe\x00"):

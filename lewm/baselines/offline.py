@@ -7,7 +7,7 @@ is the deciding alone.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -244,7 +244,7 @@ class OfflineAgent(Agent):
         super().__init__(checkpoint, Follow(1), uncomputed, seed=seed, graph=False, fast=False)
         self.networks, self.decide = networks, decide
 
-    def _plan(self, situation: Situation, rows: np.ndarray, replan: int, start: WarmStart | None) -> Plan:
+    def _plan(self, situation: Situation, rows: np.ndarray, replan: int, starts: Sequence[WarmStart | None]) -> Plan:
         assert self.goal_BKD is not None
         action_BA = self.decide(self.networks, self.checkpoint, situation.latent_BTKD[:, -1], self.goal_BKD[rows])
         action_BHA = action_BA.clamp(self.box.low_A, self.box.high_A)[:, None]

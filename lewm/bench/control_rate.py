@@ -13,6 +13,7 @@ from lewm.compare import shared
 from lewm.evaluate.timing import hardware, load_average, machine_of, torch_threads
 from lewm.pipeline import pick_device
 from lewm.planning.agent import Agent
+from lewm.planning.budget import something_seen
 from lewm.planning.realtime import RealtimeAgent
 
 WARMUP = 3
@@ -72,8 +73,8 @@ class Driven:
 
 def drive(agent: Agent, plans: int, rate: float | None) -> Driven:
     """Act on a still picture for `plans` plans after the warm-up, at `rate` steps per second or as fast as it goes."""
-    picture = np.random.default_rng(0).integers(0, 256, (agent.size, agent.size, 3), np.uint8)
-    agent.reset(picture)
+    picture, proprio = something_seen(agent)
+    agent.reset(picture, goal_proprio=proprio)
     block = agent.skip * agent.replan_every
     took, planning = [], []
     due = time.perf_counter()
@@ -82,7 +83,7 @@ def drive(agent: Agent, plans: int, rate: float | None) -> Driven:
             time.sleep(max(0.0, due - time.perf_counter()))
             due = max(due, time.perf_counter()) + 1 / rate
         start = time.perf_counter()
-        agent.act(picture)
+        agent.act(picture, proprio=proprio)
         took.append(1000 * (time.perf_counter() - start))
         if step % block == 0:
             assert agent.last is not None

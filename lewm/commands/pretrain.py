@@ -45,7 +45,8 @@ def pretrain(args: argparse.Namespace) -> None:
     device = pipeline.pick_device(args.device)
     store = Store.open(args.data)
     distributed.init_from_env(device)
-    if distributed.rank() == 0:
+    # One that goes on may still be refused, and what is saved has to stay.
+    if distributed.rank() == 0 and not (args.out / "trainer.pt").exists():
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / "config.yaml").write_text(config.dump(run))
     path = pretrain(run, store, args.out, device)

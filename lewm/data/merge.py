@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lewm.data.building import built_beside
 from lewm.data.codec import Codec
 from lewm.data.collect import git_revision
 from lewm.data.meta import UNKNOWN_SUCCESS, PolicyMeta, Provenance, ShardMeta, Statistics, StoreMeta
@@ -46,25 +47,13 @@ def merge(stores: Sequence[Store], out: Path, codec: Codec | None = None, progre
         codec = _common_codec(stores)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} is not empty: choose another --out")
-    building = out.with_name(f"{out.name}.merging")
-    if (building / "meta.json").is_file():
-        shutil.rmtree(building)  # left by a killed merge
-    elif building.exists():
-        raise FileExistsError(f"{building} is in the way and no unfinished merge: move it, or choose another --out")
     total, done = sum(store.num_episodes for store in stores), 0
-    try:
-        with StoreWriter(building, merged_meta(stores, codec)) as writer:
-            for number, (store, shard, first, policy) in enumerate(_parts(stores)):
-                writer.commit(_add(writer, shard_name(number), store, shard, first, policy))
-                done += shard.episodes
-                if progress:
-                    progress(done, total)
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
-    if out.exists():
-        out.rmdir()
-    building.rename(out)
+    with built_beside(out, "merging") as building, StoreWriter(building, merged_meta(stores, codec)) as writer:
+        for number, (store, shard, first, policy) in enumerate(_parts(stores)):
+            writer.commit(_add(writer, shard_name(number), store, shard, first, policy))
+            done += shard.episodes
+            if progress:
+                progress(done, total)
     return Store.open(out)
 
 

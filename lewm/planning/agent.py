@@ -20,12 +20,14 @@ from lewm.data.stacking import channels_first
 from lewm.planning.action_limits import AS_RECORDED, ActionLimits
 from lewm.planning.budget import Budget, fit_budget, replan_times
 from lewm.planning.chance import chance_table
+from lewm.planning.checks import check_cost, check_planner
 from lewm.planning.costs import CostConfig, GoalCost, Situation
 from lewm.planning.fast_compile import compile_rollout
 from lewm.planning.fast_rollout import prepare
-from lewm.planning.graph import plan_graphs
+from lewm.planning.graph import each_tensor, plan_graphs
 from lewm.planning.informed_start import ProposalUse, check_proposal, informed_start, propose
 from lewm.planning.observation import Seen, as_frames, as_proprio
+from lewm.planning.starts import search_each
 from planners import CEM, PLANNERS, CostFn, Plan, Planner, WarmStart, noise_table
 
 DEFAULT_PLANNERS = {
@@ -78,19 +80,8 @@ class Agent:
                 f"replan_every is {replan_every}; it must lie in 1..{planner.horizon}, the planner's horizon"
             )
         self.model, self.head = checkpoint.model, checkpoint.cost_to_go
-        if "proprio" in cost.terms and checkpoint.readout is None:
-            raise ValueError(
-                f"cost proprio: {checkpoint.path} reads out no state entries; train one with readout.entries"
-            )
-        if "measured" in cost.terms and not self.model.facts.proprio:
-            raise ValueError(f"cost measured: {checkpoint.path} measures nothing; train a model with model.proprio")
-        if "cost_to_go" in cost.terms and self.head is None:
-            raise ValueError(f"cost cost_to_go: {checkpoint.path} has no cost-to-go head; use latent_l2 or train one")
-        if cost.risk is not None and self.model.variable is None:
-            raise ValueError(
-                f"cost.risk is {cost.risk.kind}, but the model of {checkpoint.path} has no latent variable, so every "
-                "plan has one future: leave cost.risk out, or train with model.variable"
-            )
+        check_planner(planner, cost)
+        check_cost(cost, checkpoint)
         check_proposal(proposal, checkpoint)
         if not 1 <= history <= self.model.context:
             raise ValueError(f"history is {history}; this model's predictor can see 1..{self.model.context} frames")
@@ -261,8 +252,9 @@ class Agent:
         """The next action, (action_dim,) or (B, action_dim), raw units, inside the action bounds.
 
         pixels: the current frame(s); None is allowed while `needs_frame` is False. active: which problems of the
-        batch still matter; the others get zero actions and cost no planning. proprio: with the picture, what is
-        measured now, (P,) or (B, P) raw, for a model with `model.proprio`.
+        batch still matter; the others rest: they get zero actions and cost no planning, and one that acts again waits
+        for the next plan and starts it as its first. proprio: with the picture, what is measured now, (P,) or (B, P)
+        raw, for a model with `model.proprio`.
         """
         if self.goal_BKD is None:
             raise RuntimeError("act was called before reset: call agent.reset(goal) at the start of an episode")
@@ -279,9 +271,10 @@ class Agent:
         if self.step % every == 0:
             rows = np.flatnonzero(active) if active is not None else np.arange(len(self.goal_BKD))
             self._replan(rows)
+        if active is not None:  # in the queue, which is what the past will be
+            self.queue_BTa[~np.asarray(active), self.step % every :] = 0
+            self.warm = {row: start for row, start in self.warm.items() if active[row]}
         action = self.queue_BTa[:, self.step % every].copy()
-        if active is not None:
-            action[~np.asarray(active)] = 0
         self.step += 1
         if self.step % self.skip == 0:
             done = self.step % every or every
@@ -313,13 +306,22 @@ class Agent:
         situation = self._situation(self._see(rows))
         self._synchronise()
         encoded = time.perf_counter()
-        plan = self._plan(situation, rows, self.step // (self.skip * self.replan_every), self._warm_start(rows))
+        plan = self._plan(situation, rows, self.step // (self.skip * self.replan_every), self._starts(rows))
         self._queue(plan, rows)
         done = time.perf_counter()
         self.last = Replan(self.step, plan, situation, rows, 1000 * (encoded - start), 1000 * (done - encoded))
 
-    def _plan(self, situation: Situation, rows: np.ndarray, replan: int, start: WarmStart | None) -> Plan:
+    def _plan(self, situation: Situation, rows: np.ndarray, replan: int, starts: Sequence[WarmStart | None]) -> Plan:
         """The plan number `replan` of an episode, for the problems in `rows`; reads nothing that `act` changes."""
+
+        def search(at: np.ndarray, start: WarmStart | None) -> Plan:
+            part = situation if len(at) == len(rows) else each_tensor(situation, lambda x: x[torch.from_numpy(at)])
+            return self._search(part, rows[at], replan, start)
+
+        return search_each(search, starts)
+
+    def _search(self, situation: Situation, rows: np.ndarray, replan: int, start: WarmStart | None) -> Plan:
+        """The plan of problems that all have a warm start, or none of which has."""
         assert self.goal_BKD is not None
         keys = [(self.seed, self.episodes[row], replan) for row in rows]
         noise = noise_table(keys, self.planner, self.model.action_dim).to(self.model.device)
@@ -374,9 +376,9 @@ class Agent:
         self.frames = {t: f for t, f in self.frames.items() if t >= oldest}
         self.proprio = {t: p for t, p in self.proprio.items() if t >= oldest}
 
-    def _warm_start(self, rows: np.ndarray) -> WarmStart | None:
-        """Where the last plans of these problems ended; None in the first plan of an episode."""
-        return WarmStart.join([self.warm[row] for row in rows]) if self.warm else None
+    def _starts(self, rows: np.ndarray) -> list[WarmStart | None]:
+        """Where the last plans of these problems ended; None in the first plan of an episode and after a rest."""
+        return [self.warm.get(row) for row in rows.tolist()]
 
     def _synchronise(self) -> None:
         if self.model.device.type == "cuda":

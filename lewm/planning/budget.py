@@ -90,11 +90,16 @@ class Budget:
         )
 
 
-def replan_times(agent: TimedAgent, plans: int) -> list[float]:
-    """Milliseconds of `plans` plans for one problem, encoder included, with full history and a warm start."""
+def something_seen(agent: TimedAgent) -> tuple[np.ndarray, np.ndarray | None]:
+    """A picture of noise, and measurements where the agent takes any: times do not depend on what they show."""
     rng = np.random.default_rng(0)
     picture = rng.integers(0, 256, agent.frame_shape, np.uint8)
-    proprio = rng.normal(size=agent.proprio_dim) if agent.proprio_dim else None
+    return picture, rng.normal(size=agent.proprio_dim) if agent.proprio_dim else None
+
+
+def replan_times(agent: TimedAgent, plans: int) -> list[float]:
+    """Milliseconds of `plans` plans for one problem, encoder included, with full history and a warm start."""
+    picture, proprio = something_seen(agent)
     agent.reset(picture, goal_proprio=proprio)
     times = []
     for _ in range(WARMUP + agent.history + plans):

@@ -150,7 +150,7 @@ class RealtimeAgent(Agent):
             executed_BRA,
             rows,
             due,
-            self._warm_start(rows),
+            self._starts(rows),
             guess if self.recheck is not None else None,
         )
 
@@ -183,7 +183,7 @@ class RealtimeAgent(Agent):
         executed_BRA: np.ndarray,
         rows: np.ndarray,
         due: int,
-        start: WarmStart | None,
+        starts: list[WarmStart | None],
         guess: Plan | None,
     ) -> _Prepared:
         """In the worker: plan for step `due` from where the model says the blocks under way lead.
@@ -195,7 +195,7 @@ class RealtimeAgent(Agent):
         ahead = self.ahead(situation, torch.from_numpy(executed_BRA).to(self.model.device))
         self._synchronise()
         encoded = time.perf_counter()
-        plan = self._plan(ahead, rows, due // (self.skip * self.replan_every), start)
+        plan = self._plan(ahead, rows, due // (self.skip * self.replan_every), starts)
         done = time.perf_counter()
         surprise_B = None if guess is None else self._surprise(guess, situation, rows)
         replan = Replan(due, plan, ahead, rows, 1000 * (encoded - begin), 1000 * (done - encoded))

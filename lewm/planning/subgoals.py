@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from lewm.planning.agent import Agent
@@ -35,7 +34,7 @@ class SubGoalAgent(Agent):
     """An `Agent` that is led through several goal pictures: `begin(pictures, rule)` instead of `reset`, then `act`.
 
     The goal changes only where a plan is made, each problem of a batch by its own frames, and by one picture at a time.
-    What was seen stays, the search for a new goal starts from the box's centre.
+    What was seen stays; the search for a new goal starts as the first one did.
     """
 
     rule: SubGoals | None = None
@@ -93,13 +92,11 @@ class SubGoalAgent(Agent):
         self.rule = None
         super().reset(goal, episodes, past, goal_proprio)
 
-    def _plan(self, situation: Situation, rows: np.ndarray, replan: int, start: WarmStart | None) -> Plan:
+    def _plan(self, situation: Situation, rows: np.ndarray, replan: int, starts: Sequence[WarmStart | None]) -> Plan:
         if self.rule is not None:
             moved_R = self._advance(self.rule, situation, rows)
-            if start is not None and moved_R.any():
-                at_R11 = torch.from_numpy(moved_R).to(start.mean_BHA.device)[:, None, None]
-                start = replace(start, mean_BHA=torch.where(at_R11, self.box.mean_A.to(start.mean_BHA), start.mean_BHA))
-        return super()._plan(situation, rows, replan, start)
+            starts = [None if moved else start for moved, start in zip(moved_R, starts, strict=True)]
+        return super()._plan(situation, rows, replan, starts)
 
     def _advance(self, rule: SubGoals, situation: Situation, rows: np.ndarray) -> np.ndarray:
         """Give the problems that are due their next picture; returns which they were."""

@@ -203,9 +203,9 @@ def test_the_policy_is_played_out_in_the_world_model() -> None:
 class Watched(TDMPC2Agent):
     """Keeps what it was started with and what it scored."""
 
-    def _plan(self, situation: Situation, rows: np.ndarray, replan: int, start: WarmStart | None) -> Plan:
+    def _search(self, situation: Situation, rows: np.ndarray, replan: int, start: WarmStart | None) -> Plan:
         self.scored: list[torch.Tensor] = []
-        return super()._plan(situation, rows, replan, start)
+        return super()._search(situation, rows, replan, start)
 
     def _cost(self, situation: Situation, goal_BKD: torch.Tensor) -> ReturnCost:
         cost = super()._cost(situation, goal_BKD)

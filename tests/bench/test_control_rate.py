@@ -1,15 +1,22 @@
 """The control-rate benchmark: which steps it times, what it derives from them, what it refuses."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Literal
 
 import pytest
+from toy_models import FACTS, toy_checkpoint
 
 from lewm.bench.control_rate import ControlRow, bench_control, drive, markdown, table
 from lewm.cli import main
+from lewm.data.proprio import Measured
+from lewm.nets.encoders import ConvConfig
+from lewm.nets.predictors import MLPConfig
 from lewm.planning.agent import DEFAULT_PLANNERS, Agent
+from lewm.planning.costs import CostConfig
+from lewm.world_model import ModelConfig, WorldModel
+from planners import CEM
 
 
 def test_rows_of_both_ways_to_plan(tiny_checkpoint_path: Path) -> None:
@@ -74,6 +81,16 @@ def test_every_step_is_one_act(tiny_checkpoint_path: Path) -> None:
     assert (len(driven.plans), len(driven.between), len(driven.planning)) == (3, 27, 3)
     for act, planning in zip(driven.plans, driven.planning, strict=True):
         assert act >= planning, "an act that plans holds its plan"
+
+
+@pytest.mark.parametrize(("cameras", "entries"), [(2, ()), (1, ("x", "angle"))])
+def test_models_of_several_cameras_and_of_measurements_are_timed(cameras: int, entries: tuple[str, ...]) -> None:
+    config = ModelConfig(ConvConfig(latent_dim=4, channels=(4, 4, 4)), MLPConfig(width=16), 2, proprio=entries)
+    facts = replace(FACTS, pixel_mean=FACTS.pixel_mean * cameras, pixel_std=FACTS.pixel_std * cameras)
+    measured = tuple(Measured("state", i, name == "angle", 0.0, 1.0) for i, name in enumerate(entries))
+    model = WorldModel(config, replace(facts, proprio=measured)).eval()
+    agent = Agent(toy_checkpoint(model), CEM(candidates=4, iterations=1, elites=2), CostConfig({"latent_l2": 1.0}))
+    assert len(drive(agent, 2, None).plans) == 2
 
 
 def test_nonsense_is_refused(tiny_checkpoint_path: Path) -> None:

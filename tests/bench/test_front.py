@@ -54,6 +54,12 @@ def test_planners_that_need_discrete_actions_or_limits_are_left_out() -> None:
     assert isinstance(hybrid, Hybrid) and hybrid.search == CEM(candidates=40, iterations=3, horizon=2, elites=8)
 
 
+@pytest.mark.parametrize("name", ["foo", "augmented_lagrangian", "categorical_cem"])
+def test_planners_that_have_no_budget_are_refused_with_those_that_have(name: str) -> None:
+    with pytest.raises(ValueError, match=f"planner {name} cannot be run at a budget; those that can are cem, gradient"):
+        front_methods(load("two_room"), ["cem", name], proposal=False)
+
+
 def test_every_replanned_cost_of_the_run_meets_every_planner_at_every_budget() -> None:
     methods = front_methods(load("two_room"), ["cem", "gradient"], proposal=True, ladder=((8, 1), (16, 2)))
     names = [method.name for method in methods]

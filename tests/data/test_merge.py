@@ -188,8 +188,8 @@ def test_nothing_half_merged_remains(
 
 
 def test_a_killed_merge_is_begun_again(parts: list[Store], tmp_path: Path) -> None:
-    (tmp_path / "out.merging").mkdir()
-    (tmp_path / "out.merging" / "meta.json").write_text(json.dumps({}))
+    (tmp_path / "out.merging" / "out").mkdir(parents=True)
+    (tmp_path / "out.merging" / "out" / "meta.json").write_text(json.dumps({}))
     (tmp_path / "out").mkdir()
     assert merge(parts, tmp_path / "out").num_episodes == 6
     assert not (tmp_path / "out.merging").exists()

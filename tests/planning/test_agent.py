@@ -14,9 +14,10 @@ from lewm.checkpoint import Checkpoint
 from lewm.nets.predictors import MLPConfig, RotaryConfig
 from lewm.planning.action_limits import action_box
 from lewm.planning.agent import DEFAULT_PLANNERS, Agent
+from lewm.planning.checks import check_planner
 from lewm.planning.costs import CostConfig
 from lewm.planning.policy import AgentPolicy, Start
-from planners import CEM, MPPI, Planner, WarmStart, shift
+from planners import CEM, ICEM, MPPI, PLANNERS, Grasp, Planner, Risk, WarmStart, shift
 
 SMALL = CEM(candidates=8, iterations=2, elites=3, horizon=3)
 L2 = CostConfig({"latent_l2": 1.0})
@@ -161,6 +162,57 @@ def test_inactive_problems_rest_and_do_not_disturb_the_others() -> None:
         assert some.last is not None
         if some.last.step == step:
             assert some.last.rows.tolist() == np.flatnonzero(active).tolist()
+
+
+@pytest.mark.parametrize("planner", [SMALL, ICEM(candidates=8, iterations=2, elites=3, horizon=3)])
+def test_a_problem_that_acts_again_after_a_rest_plans_as_at_first(planner: Planner) -> None:
+    """Though its neighbour starts warm; both act as they do alone, and the past of a rest is zeros."""
+    goals, frames = pictures(2, 1), pictures(2 * 8, 2).reshape(8, 2, SIZE, SIZE, 3)
+    works = [True, False, False, False, True, True, True, True]  # a plan every 2 steps
+    agent = agent_of(history=2, planner=planner)
+    agent.reset(goals)
+    actions = []
+    for step, frame in enumerate(frames):
+        actions.append(agent.act(frame, np.array([True, works[step]])))
+        if step == 4:
+            assert agent.last is not None
+            width_B = agent.last.plan.spread_BI[:, 0]
+            assert width_B[1] == 1 and (width_B[0] < 1 or planner is not SMALL)  # iCEM's is always 1
+            assert not agent.last.situation.past_BTA[1].any() and agent.last.situation.past_BTA[0].any()
+    for row, active in enumerate(([True] * 8, works)):
+        alone = agent_of(history=2, planner=planner)
+        alone.reset(goals[row], episodes=[row])
+        for step, frame in enumerate(frames):
+            np.testing.assert_allclose(alone.act(frame[row], np.array([active[step]])), actions[step][row], atol=1e-5)
+
+
+def test_a_problem_that_rests_between_plans_waits_for_the_next() -> None:
+    agent, frames = agent_of(skip=3), pictures(4, 2)
+    agent.reset(pictures(1)[0])
+    works = [True, False, True, True]
+    acted = [agent.act(frame, np.array([on])).any() for frame, on in zip(frames, works, strict=True)]
+    assert acted == [True, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("categorical_cem", "planner CategoricalCEM searches discrete actions, .* use cem, icem, "),
+        ("feasible_first", "planner FeasibleFirst keeps limits, and the cost sets none: .* max_change, or use cem"),
+        ("augmented_lagrangian", "planner AugmentedLagrangian keeps limits, and the cost sets none"),
+    ],
+)
+def test_a_planner_whose_needs_are_not_met_is_refused_before_the_first_episode(name: str, expected: str) -> None:
+    checkpoint = toy_checkpoint(toy_model())
+    with pytest.raises(ValueError, match=expected):
+        Agent(checkpoint, PLANNERS[name](), L2)
+    if name != "categorical_cem":
+        Agent(checkpoint, PLANNERS[name](), replace(L2, max_change=0.5))
+
+
+def test_a_planner_over_states_is_refused_where_futures_are_sampled() -> None:
+    with pytest.raises(ValueError, match=r"planner Grasp searches over the states of one future, .*risk is mean"):
+        check_planner(Grasp(), replace(L2, risk=Risk("mean")))
 
 
 def test_nobody_active() -> None:

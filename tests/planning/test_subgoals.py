@@ -44,7 +44,7 @@ def test_a_schedule_counts_environment_steps() -> None:
 
 
 def test_actions_are_those_of_an_agent_with_that_goal() -> None:
-    """Before the change; after it the same frames and past, with another goal and the search from the centre."""
+    """Before the change; after it the same frames and past, another goal, and a search that starts as the first did."""
     goals, frames = pictures(2), pictures(4, 1)
     agent, first = agent_of(), Agent(toy_checkpoint(toy_model()), PLANNER, L2)
     agent.begin(list(goals), SubGoals((2,)))
@@ -53,9 +53,23 @@ def test_actions_are_those_of_an_agent_with_that_goal() -> None:
         np.testing.assert_array_equal(agent.act(frame), first.act(frame))
     goal_BKD = first.encode_stacks([goals[1][None]])
     first.goal_BKD = goal_BKD
-    first.warm[0].mean_BHA[:] = first.box.mean_A
+    first.warm.clear()
     for frame in frames[2:]:
         np.testing.assert_array_equal(agent.act(frame), first.act(frame))
+
+
+def test_only_a_problem_with_a_new_goal_searches_as_widely_as_at_first() -> None:
+    goals, elsewhere = pictures(4).reshape(2, 2, SIZE, SIZE, 3), pictures(2, 9)
+    agent, widths = agent_of(), []
+    agent.begin(list(goals), SubGoals(reached=1e-6))
+    for frame in (elsewhere, np.stack([elsewhere[0], goals[0, 1]])):
+        for _ in range(agent.skip):
+            agent.act(frame)
+        assert agent.last is not None
+        widths.append(agent.last.plan.spread_BI[:, 0].tolist())
+    assert agent.at_B.tolist() == [0, 1]
+    first, second = widths
+    assert second == [pytest.approx(first[0] * PLANNER.warm_std / PLANNER.initial_std), pytest.approx(first[1])]
 
 
 def test_a_picture_that_is_reached_makes_way_for_the_next() -> None:

@@ -354,6 +354,9 @@ def test_the_command(tiny_store: Store, tmp_path: Path, capsys: pytest.CaptureFi
     assert code == 0, err
     assert out == f"encoder {tmp_path / 'out' / 'encoder'}\n" and "pretrain" in err
     assert load_run(tmp_path / "out" / "config.yaml") == replace(RUN, train=replace(TRAIN, steps=2))
+    code, _, err = command(capsys, str(tmp_path / "run.yaml"), *words, "--train.learning_rate", "0.5")
+    assert code == 1 and "choose another --out" in err
+    assert load_run(tmp_path / "out" / "config.yaml").train.learning_rate == TRAIN.learning_rate
 
 
 def test_looking_at_a_run_needs_no_folder(capsys: pytest.CaptureFixture[str]) -> None:

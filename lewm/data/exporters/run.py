@@ -1,31 +1,25 @@
 """`lewm export`: a store in a foreign format, whole or not at all."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from lewm.data.building import built_beside
 from lewm.data.exporters import EXPORTERS
 from lewm.data.exporters.exporter import ExportConfig, Exporter, Progress
 from lewm.data.store import Store
 
 
 def export_store(store: Store, out: Path, config: ExportConfig, progress: Progress | None = None) -> Path:
-    """Write `store` to `out`, which must not exist; a failed export leaves nothing there. `progress` hears how many of
-    how many episodes are written.
+    """Write `store` to `out`, which must not exist; a failed export leaves nothing there, and what a killed one left
+    is removed. `progress` hears how many of how many episodes are written.
 
     Raises ValueError for a format or codec that is not known or that cannot hold the store, FileExistsError.
     """
     exporter, config = _checked(out, config)
-    building = out.with_name(f"{out.name}.exporting")
-    if out.exists() or building.exists():
-        raise FileExistsError(f"{out if out.exists() else building} is there: remove it, or choose another --out")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    if out.exists():
+        raise FileExistsError(f"{out} is there: remove it, or choose another --out")
+    with built_beside(out, "exporting") as building:
         exporter.write(store, building, config, progress or (lambda done, total: None))
-    except BaseException:
-        _remove(building)
-        raise
-    building.rename(out)
     return out
 
 
@@ -39,10 +33,3 @@ def _checked(out: Path, config: ExportConfig) -> tuple[Exporter, ExportConfig]:
     if exporter.suffixes and out.suffix not in exporter.suffixes:
         raise ValueError(f"{out} must end in {' or '.join(exporter.suffixes)}: {config.format} is one file")
     return exporter, replace(config, codec=codec)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

@@ -1,7 +1,6 @@
 """`lewm import`: a foreign recording becomes a native store, whole or not at all."""
 
 import math
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lewm.data.building import built_beside
 from lewm.data.codec import Codec
 from lewm.data.collect import git_revision, package_versions
 from lewm.data.importers import IMPORTERS
@@ -109,26 +109,10 @@ def import_recording(source: Path, out: Path, config: ImportConfig, progress: Pr
     skipped: list[str] = []
     first, number = _first(recording, ids, config, skipped)
     meta = _meta(recording, config, ids, first.pixels.shape[1:])
-    building = _building(out)
-    try:
-        with StoreWriter(building, meta) as writer:
-            episodes = _episodes(recording, first, ids[number:], config, skipped, progress)
-            writer.write(episodes, config.shard_episodes)
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
-    building.rename(out)
+    with built_beside(out, "importing") as building, StoreWriter(building, meta) as writer:
+        episodes = _episodes(recording, first, ids[number:], config, skipped, progress)
+        writer.write(episodes, config.shard_episodes)
     return Imported(Store.open(out), tuple(skipped), recording.notes)
-
-
-def _building(out: Path) -> Path:
-    """The folder beside `out` that becomes it; one left by a killed import is removed."""
-    building = out.with_name(f"{out.name}.importing")
-    if (building / "meta.json").is_file():
-        shutil.rmtree(building)
-    elif building.exists():
-        raise FileExistsError(f"{building} is in the way and no unfinished import: move it, or choose another --out")
-    return building
 
 
 def _first(recording: Recording, ids: Sequence[int], config: ImportConfig, skipped: list[str]) -> tuple[Episode, int]:

@@ -88,6 +88,22 @@ def test_an_interrupted_export_leaves_nothing(name: str, toy_store: Callable[...
 
 
 @pytest.mark.parametrize("name", EXPORTERS)
+def test_what_a_killed_export_left_is_removed_and_nothing_else(
+    name: str, toy_store: Callable[..., Store], tmp_path: Path
+) -> None:
+    store, out = toy_store(), out_of(tmp_path, name)
+    left = out.with_name(f"{out.name}.exporting")
+    left.mkdir(parents=True)
+    (left / out.name).write_text("half")
+    (left / "thesis.txt").write_text("long")
+    with pytest.raises(FileExistsError, match="is in the way, and not what a killed call left"):
+        export_store(store, out, ExportConfig(name))
+    (left / "thesis.txt").unlink()
+    export_store(store, out, ExportConfig(name))
+    assert list(out.parent.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("name", EXPORTERS)
 def test_what_is_there_already_is_kept(name: str, toy_store: Callable[..., Store], tmp_path: Path) -> None:
     out = out_of(tmp_path, name)
     out.parent.mkdir()

@@ -166,7 +166,7 @@ def test_an_interruption_leaves_nothing(run: Callable[..., Store], tmp_path: Pat
 
     def read(number: int) -> Episode:
         if number == 2:
-            assert (tmp_path / "out.importing" / "meta.json").exists()
+            assert (tmp_path / "out.importing" / "out" / "meta.json").exists()
             raise error
         return EPISODES[number]
 
@@ -176,8 +176,8 @@ def test_an_interruption_leaves_nothing(run: Callable[..., Store], tmp_path: Pat
 
 
 def test_what_a_killed_import_left_is_removed(run: Callable[..., Store], tmp_path: Path) -> None:
-    left = tmp_path / "out.importing"
-    left.mkdir()
+    left = tmp_path / "out.importing" / "out"
+    left.mkdir(parents=True)
     (left / "meta.json").write_text("{")
     assert run(recording_of(EPISODES)).num_episodes == 3
     assert [item.name for item in tmp_path.iterdir()] == ["out"]
