@@ -149,7 +149,7 @@ def test_what_does_not_belong_together_is_refused(tiny_checkpoint: Checkpoint, t
     with pytest.raises(ValueError, match=r"holds recordings of two_room, but .* was trained on reacher"):
         make_subject(replace(tiny_checkpoint, origin=replace(origin, task="reacher")), tiny_store)
     tiny_checkpoint.model.facts = replace(facts, size=64)
-    with pytest.raises(ValueError, match=r"holds frames \(32, 32, 3\) .* sees \(64, 64, 3\)"):
+    with pytest.raises(ValueError, match=r"holds frames of shape \(32, 32, 3\); .* reads \(64, 64, 3\)"):
         make_subject(tiny_checkpoint, tiny_store)
 
 
