@@ -15,9 +15,14 @@ from lewm.schema import read_rows
 from lewm.study import STUDIES
 
 
-def _as_printed(row: type, table: Callable[..., str]) -> Callable[[Path], str]:
+def _of(row: type, shown: Callable[..., str]) -> Callable[[Path], str]:
+    """What shows the rows of a file."""
+    return lambda path: shown(read_rows(row, path, "measure again"))
+
+
+def _printed(table: Callable[..., str]) -> Callable[..., str]:
     """As it stands in a terminal."""
-    return lambda path: f"```\n{table(read_rows(row, path, 'measure again'))}\n```"
+    return lambda rows: f"```\n{table(rows)}\n```"
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
@@ -26,11 +31,11 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "compare/objectives_*": lambda path: objectives_table.table(load_rows(path)),
     "compare/encoders_*": lambda path: encoders.table(encoders.load_rows(path)),
     "compare/baselines_*": lambda path: baselines_table.table(load_results(path)),
-    "bench/budget_*": _as_printed(training_budget.BudgetRow, training_budget.table),
-    "bench/plan_*": lambda path: plan.markdown(read_rows(plan.BenchRow, path, "measure again")),
-    "bench/control_*": lambda path: control_rate.markdown(read_rows(control_rate.ControlRow, path, "measure again")),
-    "bench/peer_*": lambda path: peer_plan.markdown(read_rows(peer_plan.PeerRow, path, "measure again")),
-    **{f"study/*_{name}": _as_printed(study.row, study.table) for name, study in STUDIES.items()},
+    "bench/budget_*": _of(training_budget.BudgetRow, _printed(training_budget.table)),
+    "bench/plan_*": _of(plan.BenchRow, plan.markdown),
+    "bench/control_*": _of(control_rate.ControlRow, control_rate.markdown),
+    "bench/peer_*": _of(peer_plan.PeerRow, peer_plan.markdown),
+    **{f"study/*_{name}": _of(study.row, _printed(study.table)) for name, study in STUDIES.items()},
 }
 """File below the folder of results, without its ending -> the Markdown of its rows."""
 

@@ -114,10 +114,7 @@ def origin(run: RunConfig, store: Store) -> Origin:
 
 def refit_cost_to_go(path: Path, config: CostToGoConfig, store: Store, out: Path, device: str) -> Path:
     """Give a trained checkpoint a (new) cost-to-go head; writes `out/checkpoint`. Raises ValueError for no steps."""
-    if config.steps == 0:
-        raise ValueError("cost_to_go.steps is 0, which fits none: add --cost_to_go.steps 4000")
-    checkpoint = load(path, device)
-    split_of(checkpoint, store)  # refuses recordings that it was not trained on
+    checkpoint = _to_refit("cost_to_go", config.steps, path, store, device)
     origin = checkpoint.origin
     head = train_cost_to_go(checkpoint.model, config, store, out / "train", origin.held_out, origin.seed)
     return _save_refitted(replace(checkpoint, cost_to_go=head), {"cost_to_go": asdict(config)}, out)
@@ -125,13 +122,19 @@ def refit_cost_to_go(path: Path, config: CostToGoConfig, store: Store, out: Path
 
 def refit_proposal(path: Path, config: ProposalConfig, store: Store, out: Path, device: str) -> Path:
     """Give a trained checkpoint a (new) proposal; writes `out/checkpoint`. Raises ValueError for no steps."""
-    if config.steps == 0:
-        raise ValueError("proposal.steps is 0, which fits none: add --proposal.steps 4000")
-    checkpoint = load(path, device)
-    split_of(checkpoint, store)  # refuses recordings that it was not trained on
+    checkpoint = _to_refit("proposal", config.steps, path, store, device)
     origin = checkpoint.origin
     proposal = train_proposal(checkpoint.model, config, store, out / "train", origin.held_out, origin.seed)
     return _save_refitted(replace(checkpoint, proposal=proposal), {"proposal": asdict(config)}, out)
+
+
+def _to_refit(head: str, steps: int, path: Path, store: Store, device: str) -> Checkpoint:
+    """The checkpoint, once it is known that there is something to fit, on the recordings it was trained on."""
+    if steps == 0:
+        raise ValueError(f"{head}.steps is 0, which fits none: add --{head}.steps 4000")
+    checkpoint = load(path, device)
+    split_of(checkpoint, store)
+    return checkpoint
 
 
 def _save_refitted(checkpoint: Checkpoint, settings: dict[str, Any], out: Path) -> Path:

@@ -52,7 +52,7 @@ STAGES = (
     "cli",
 )
 """The story in order: a stage imports only stages before it."""
-SHARED = ("schema", "memory", "progress", "distributed", "processes", "video", "doctor")
+SHARED = ("schema", "memory", "progress", "distributed", "processes", "tables", "video", "doctor")
 """Helpers that every stage may import; they import no stage."""
 THIRD_PARTY = {
     "planners": {"torch"},

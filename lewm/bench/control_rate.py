@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from lewm.compare import shared
+from lewm import tables
 from lewm.evaluate.timing import hardware, load_average, machine_of, torch_threads
 from lewm.pipeline import pick_device
 from lewm.planning.agent import Agent
@@ -188,7 +188,7 @@ def markdown(rows: Sequence[ControlRow]) -> str:
         between = _ms(by_step["between"], 3) if "between" in by_step else "-"
         late = "-" if plans.misses is None else f"{plans.misses} of {plans.steps}"
         lines.append([mode, str(threads), _ms(plans, 1), between, f"{plans.sustained_hz:.0f}", late])
-    table = shared.markdown([*head, "plans not ready when due"], lines)
+    table = tables.markdown([*head, "plans not ready when due"], lines)
     return f"{table}\n\nsteps per second: at which 95 % of the plans make no step late; {_notes(rows)}"
 
 

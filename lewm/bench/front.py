@@ -15,6 +15,7 @@ from lewm.evaluate.results import ResultRow
 from lewm.evaluate.statistics import SIGNIFICANT, mcnemar
 from lewm.planning.costs import CostConfig
 from lewm.schema import build, read_json
+from lewm.tables import markdown
 from planners import CEM
 
 LADDER = ((8, 1), (16, 2), (32, 3), (64, 4), (128, 8))
@@ -146,17 +147,20 @@ def front_table(rows: Sequence[FrontRow]) -> str:
 
 def front_markdown(rows: Sequence[FrontRow]) -> str:
     """The frontier as the README shows it."""
+    head = ["goals", "method", "search", "success", "95 % interval", "ms per plan, p50 / p95"]
     lines = [
-        "| goals | method | search | success | 95 % interval | ms per plan, p50 / p95 | cheaper than the reference |",
-        "|---|---|---|---|---|---|---|",
+        [
+            row.goals,
+            row.method,
+            f"{row.candidates} x {row.iterations} x {row.horizon}",
+            f"{100 * row.success:.1f} % of {row.n}",
+            f"{100 * row.low:.1f} - {100 * row.high:.1f}",
+            f"{row.plan_ms_p50:.1f} / {row.plan_ms_p95:.1f}",
+            f"{row.cheaper:.0f}x",
+        ]
+        for row in frontier(rows)
     ]
-    for row in frontier(rows):
-        lines.append(
-            f"| {row.goals} | {row.method} | {row.candidates} x {row.iterations} x {row.horizon} | "
-            f"{100 * row.success:.1f} % of {row.n} | {100 * row.low:.1f} - {100 * row.high:.1f} | "
-            f"{row.plan_ms_p50:.1f} / {row.plan_ms_p95:.1f} | {row.cheaper:.0f}x |"
-        )
-    return "\n".join(lines)
+    return markdown([*head, "cheaper than the reference"], lines)
 
 
 def load_front(path: Path) -> list[FrontRow]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lewm import tables
 from lewm.evaluate.timing import hardware, torch_threads
 from lewm.import_model import DataFacts, read_model
 from lewm.peer import ACTION_DIM, AGREEMENT, FRAME_SKIP, PAPER, Peer, PeerPlan, Size
@@ -208,15 +209,19 @@ def table(rows: Sequence[PeerRow]) -> str:
 def markdown(rows: Sequence[PeerRow]) -> str:
     """The rows as the README shows them."""
     head = ["ours", "problems", "search", "ours ms, p50 / p95", "stable-worldmodel ms, p50", "ratio"]
-    head.append("largest cost difference")
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for r in rows:
-        lines.append(
-            f"| {r.case.rsplit(', ', 1)[1]} | {r.batch} | {r.candidates} x {r.iterations} x {r.horizon} | "
-            f"{r.ours_ms_p50:.0f} / {r.ours_ms_p95:.0f} | {r.peer_ms_p50:.0f} | {r.ratio:.2f}x | "
-            f"{r.max_cost_difference:.0e} |"
-        )
-    return "\n".join(lines)
+    lines = [
+        [
+            r.case.rsplit(", ", 1)[1],
+            str(r.batch),
+            f"{r.candidates} x {r.iterations} x {r.horizon}",
+            f"{r.ours_ms_p50:.0f} / {r.ours_ms_p95:.0f}",
+            f"{r.peer_ms_p50:.0f}",
+            f"{r.ratio:.2f}x",
+            f"{r.max_cost_difference:.0e}",
+        ]
+        for r in rows
+    ]
+    return tables.markdown([*head, "largest cost difference"], lines)
 
 
 def parse_size(text: str) -> Size:

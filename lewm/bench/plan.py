@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lewm import tables
 from lewm.bench.sized import planner_at, searches
 from lewm.checkpoint import load
-from lewm.compare import shared
 from lewm.config import load as load_config
 from lewm.cost_to_go import CostToGo
 from lewm.evaluate.energy import EnergyMeter
@@ -223,7 +223,7 @@ def markdown(rows: Sequence[BenchRow]) -> str:
         cells = [*key, f"{first.ours_ms_p50:.1f} / {first.ours_ms_p95:.1f}"]
         cells += [_rate(by_batch[batch]) for batch in batches] + [_joules(first)] * counted
         lines.append(cells)
-    return "\n\n".join([shared.markdown(head, lines), "; ".join(_notes(rows))])
+    return "\n\n".join([tables.markdown(head, lines), "; ".join(_notes(rows))])
 
 
 def _rate(row: BenchRow) -> str:

@@ -214,9 +214,11 @@ def report(args: argparse.Namespace) -> None:
     against = None if args.against == "best" else args.against
     if args.summary:
         from lewm.evaluate.results import load_results
-        from lewm.evaluate.summary import LEGEND, summary
+        from lewm.evaluate.significance import legend
+        from lewm.evaluate.summary import summary
 
-        print(f"{summary(load_results(args.run_dir / 'results.json'), against)}\n\n{LEGEND}")
+        print(summary(load_results(args.run_dir / "results.json"), against))
+        print(f"\n**Bold**: the row that the others are tested against. {legend(against)}")
         return
     if args.markdown and args.against is not None:
         from lewm.evaluate.logged import load_logged

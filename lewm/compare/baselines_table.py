@@ -7,11 +7,11 @@ from statistics import fmean, median, stdev
 import numpy as np
 
 from lewm.compare.over_seeds import over_seeds
-from lewm.compare.shared import markdown
 from lewm.evaluate.results import ResultRow, search
 from lewm.evaluate.seeds import difference_p, interquartile_mean, resampled_goals, resampled_success
 from lewm.evaluate.significance import privileged
 from lewm.evaluate.statistics import SIGNIFICANT, holm, wilson
+from lewm.tables import markdown
 
 LEGEND = (
     "Success in %, with Wilson's 95 % interval for as many goals as the manifest has: seeds share them, so that "
@@ -43,7 +43,7 @@ class Cell:
     @property
     def reached_MN(self) -> np.ndarray:
         """Which goals were reached, by seed and goal; rows of an older lewm do not say it."""
-        return np.array([[digit == "1" for digit in row.reached] for row in self.rows])
+        return np.array([row.by_goal for row in self.rows])
 
     @property
     def text(self) -> str:
@@ -63,6 +63,7 @@ def table(rows: Sequence[ResultRow]) -> str:
     for key in dict.fromkeys((row.method, row.goals) for row in rows):
         mine = sorted((row for row in rows if (row.method, row.goals) == key), key=lambda row: row.seed)
         cells[key] = Cell(tuple(mine))
+    first = {row.goals: row for row in reversed(rows)}
     rng = np.random.default_rng(0)
     resamples = {n: resampled_goals(n, rng) for n in {row.n for row in rows}}
     marks: dict[tuple[str, str], str] = {}
@@ -70,9 +71,7 @@ def table(rows: Sequence[ResultRow]) -> str:
         if len({row.manifest for row in rows if row.goals == name}) > 1:
             raise ValueError(f"goals {name}: the rows were measured on different manifests; evaluate them on one")
         column = {method: cell for (method, of), cell in cells.items() if of == name}
-        counts_RN = resamples[next(iter(column.values())).rows[0].n]
-        marks |= {(method, name): mark for method, mark in _marks(column, counts_RN, rng).items()}
-    first = {row.goals: row for row in reversed(rows)}
+        marks |= {(method, name): mark for method, mark in _marks(column, resamples[first[name].n], rng).items()}
     head = ["method", "search", "seeds", *(f"{g}, n = {first[g].n}, {first[g].budget} steps" for g in goals)]
     lines = []
     for method in dict.fromkeys(row.method for row in rows):

@@ -16,7 +16,7 @@ from lewm import config, pipeline
 from lewm.checkpoint import Checkpoint, load
 from lewm.compare.objectives import plan_with
 from lewm.compare.objectives_rows import Success
-from lewm.compare.shared import check_names, leaves, markdown, pick_rows, read_comparison, refuse_others, words
+from lewm.compare.shared import check_names, leaves, pick_rows, read_comparison, refuse_others, words
 from lewm.config import RunConfig
 from lewm.data.store import Store
 from lewm.evaluate.timing import hardware, keep_time, kept_times, time_plans
@@ -28,6 +28,7 @@ from lewm.schema import build, read_json, read_rows, write_json
 from lewm.study import probes, rollout
 from lewm.study.bootstrap import Estimate
 from lewm.study.subject import Subject, make_subject, read_frames
+from lewm.tables import markdown
 
 PROBES = probes.ProbesConfig(frames=8_000, test_frames=3_000, steps=1_000)
 """What factors are read out with."""

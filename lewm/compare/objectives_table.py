@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from lewm.compare.objectives_rows import CompareRow
 from lewm.compare.over_seeds import over_seeds
-from lewm.compare.shared import markdown
 from lewm.evaluate.statistics import wilson
+from lewm.tables import markdown
 
 SEEDS = (
     "Success in % over all goal sets, planning costs and training seeds, and how likely a seed of the first row beats "

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lewm.compare.shared import markdown
 from lewm.evaluate.seeds import (
     Scores,
     interquartile_mean,
@@ -12,6 +11,7 @@ from lewm.evaluate.seeds import (
     probability_of_improvement,
     probability_of_improvement_interval,
 )
+from lewm.tables import markdown
 
 
 def over_seeds(scores: Mapping[str, Scores], best: str, what: str) -> str:

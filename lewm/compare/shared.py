@@ -76,9 +76,3 @@ def refuse_others(folder: Path, ours: Mapping[str, Any], theirs: Mapping[str, An
     """Raise RuntimeError naming the first setting (`leaves`) in which what `folder` holds differs from ours."""
     here, there = ({key: x for key, x in said.items() if not key.endswith(UNBOUND)} for said in (ours, theirs))
     refuse_other_settings(folder, here, there, "a comparison with other settings", "not set")
-
-
-def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    rule = "|---" * len(head) + "|"
-    return "\n".join(["| " + " | ".join(head) + " |", rule, *("| " + " | ".join(cells) + " |" for cells in lines)])

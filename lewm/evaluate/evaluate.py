@@ -28,7 +28,7 @@ from lewm.evaluate.methods import (
     weight_files,
     within_budget,
 )
-from lewm.evaluate.results import ResultRow
+from lewm.evaluate.results import ResultRow, reached_digits
 from lewm.evaluate.runner import Outcome, revisions, run_manifest
 from lewm.evaluate.statistics import wilson
 from lewm.evaluate.timing import hardware, time_plans
@@ -227,6 +227,6 @@ def run_method(
         joules_per_plan=times.joules,
         trained=training_budget(method, checkpoint),
         true_state=getattr(policy, "knows_state", False),
-        reached="".join("01"[outcome.success] for outcome in outcomes),
+        reached=reached_digits(outcome.success for outcome in outcomes),
     )
     return Evaluated(row, manifest, method, tuple(outcomes))

@@ -8,7 +8,7 @@ from typing import Protocol
 from lewm.evaluate.fingerprint import fingerprint
 from lewm.evaluate.manifest import Manifest, load_manifest
 from lewm.evaluate.methods import MethodConfig
-from lewm.evaluate.results import ResultRow, load_results
+from lewm.evaluate.results import ResultRow, load_results, reached_digits
 from lewm.evaluate.runner import Outcome
 from lewm.schema import SchemaError, build, read_json, write_json
 
@@ -70,7 +70,7 @@ def load_logged(run_dir: Path) -> list[Logged]:
                     f"{file} is missing, so {row.method} on {row.goals} cannot be reported: evaluate again"
                 )
         goals, outcomes = load_manifest(manifest), read_outcomes(log)
-        reached = "".join("01"[outcome.success] for outcome in outcomes)  # rows of an older lewm say neither
+        reached = reached_digits(outcome.success for outcome in outcomes)  # rows of an older lewm say neither
         measured.append(Logged(replace(row, manifest=fingerprint(goals), reached=reached), goals, outcomes))
     return measured
 

@@ -1,6 +1,6 @@
 """Rows of a results table and the file they live in."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -53,6 +53,16 @@ class ResultRow:
     """Whether the method is told the true state and that of the goal; planners see pictures."""
     reached: str = field(default="", kw_only=True)
     """A 1 for every goal that was reached and a 0 for every other, in the manifest's order; empty in older rows."""
+
+    @property
+    def by_goal(self) -> list[bool]:
+        """The same as truth values."""
+        return [digit == "1" for digit in self.reached]
+
+
+def reached_digits(by_goal: Iterable[bool]) -> str:
+    """What `ResultRow.reached` says of goals."""
+    return "".join("01"[reached] for reached in by_goal)
 
 
 def save_results(rows: Sequence[ResultRow], path: Path) -> None:

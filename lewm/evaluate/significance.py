@@ -58,7 +58,7 @@ def verdicts(rows: Sequence[ResultRow], reference: str | None = None) -> Verdict
             raise ValueError(f"goals {goals}: the rows were measured on different manifests; compare those of one")
         first = best(group) if reference is None else _named(group, reference)
         others = [row for row in group if row is not first]
-        pairs = [(_reached(row), _reached(first)) for row in others]
+        pairs = [(row.by_goal, first.by_goal) for row in others]
         found[goals, first.method] = Verdict(first.method, True, 1.0, 0, 0)
         for row, (ours, theirs), p in zip(others, pairs, holm([mcnemar(*pair) for pair in pairs])):
             won, lost = (sum(a == w and b != w for a, b in zip(ours, theirs)) for w in (True, False))
@@ -109,7 +109,3 @@ def _named(group: Sequence[ResultRow], method: str) -> ResultRow:
         f"goals {group[0].goals}: there is no row {method!r} to compare with; the rows are "
         f"{', '.join(row.method for row in group)}"
     )
-
-
-def _reached(row: ResultRow) -> list[bool]:
-    return [digit == "1" for digit in row.reached]

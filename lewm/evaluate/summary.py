@@ -5,14 +5,7 @@ from statistics import median
 
 from lewm.evaluate.results import ResultRow, search
 from lewm.evaluate.significance import Verdict, verdicts
-from lewm.evaluate.statistics import SIGNIFICANT
-
-LEGEND = (
-    "**Bold**: the row that the others are tested against, the best of those that are not told the true state or the "
-    "recorded way unless another is named. ≈: the difference to it may be chance (exact paired McNemar on the same "
-    f"goals, Holm over the rows of a goal set, {100 * SIGNIFICANT:g} %)."
-)
-"""What stands below it."""
+from lewm.tables import markdown
 
 
 def summary(rows: Sequence[ResultRow], against: str | None = None) -> str:
@@ -27,15 +20,14 @@ def summary(rows: Sequence[ResultRow], against: str | None = None) -> str:
     sizes = {row.goals: f"{row.goals}, n = {row.n}, {row.budget} steps" for row in rows}
     learned = any(row.trained for row in rows)
     head = ["method", "search", *(sizes[name] for name in goals), "ms per plan", *["learned from"] * learned]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    lines = []
     for method in dict.fromkeys(row.method for row in rows):
         mine = {row.goals: row for row in rows if row.method == method}
         first = next(iter(mine.values()))
         rates = [_cell(mine[g], found.get((g, method))) if g in mine else "-" for g in goals]
         times = f"{median(row.plan_ms_p50 for row in mine.values()):.1f}" if first.candidates else "-"
-        cells = [method, search(first), *rates, times, *[first.trained or "-"] * learned]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append([method, search(first), *rates, times, *[first.trained or "-"] * learned])
+    return markdown(head, lines)
 
 
 def _cell(row: ResultRow, verdict: Verdict | None) -> str:

@@ -4,7 +4,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -87,11 +87,8 @@ class VideoWriter:
 
         for picture in pictures:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-            if self._stream.codec_context.is_open:
+            with nullcontext() if self._stream.codec_context.is_open else same_scheduling():
                 self._mux(self._stream.encode(frame))
-            else:
-                with same_scheduling():
-                    self._mux(self._stream.encode(frame))
             self.frames += 1
 
     def size_with(self, frames: int) -> float:
